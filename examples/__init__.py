@@ -1,0 +1,1 @@
+"""Things to run: a small server, a round-robin front, a cluster of both, and the demo."""

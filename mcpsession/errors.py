@@ -1,0 +1,120 @@
+"""Everything that is raised on purpose. The message ends with the remedy when there is one."""
+
+from __future__ import annotations
+
+
+class MCPSessionError(Exception):
+    """The base of all errors of this package."""
+
+
+class ConfigurationError(MCPSessionError, ValueError):
+    """A setting has a value that cannot work."""
+
+    def __init__(self, setting: str, value: object, allowed: str) -> None:
+        super().__init__(f"{setting}={value!r} is not allowed: {allowed}")
+        self.setting = setting
+        self.value = value
+
+
+class StoreUnavailableError(MCPSessionError, ConnectionError):
+    """The store cannot be reached now; trying again later is right."""
+
+    def __init__(self, what: str, remedy: str = "check that Postgres runs and accepts connections") -> None:
+        super().__init__(f"the session store is away: {what}; {remedy}")
+        self.what = what
+
+
+class StoreError(MCPSessionError, RuntimeError):
+    """The store refused a statement; trying the same again is useless."""
+
+    def __init__(self, what: str, sqlstate: str | None = None) -> None:
+        super().__init__(f"the session store refused: {what}" + (f" (SQLSTATE {sqlstate})" if sqlstate else ""))
+        self.what = what
+        self.sqlstate = sqlstate
+
+
+class SchemaError(MCPSessionError, RuntimeError):
+    """The database has no schema of ours, or one that this version does not know."""
+
+    def __init__(self, found: str | None, expected: str, url: str = "URL") -> None:
+        if found is None:
+            message = f"the database has no mcpsession schema; run: mcpsession migrate --url {url}"
+        else:
+            message = (
+                f"the database's mcpsession schema is at revision {found!r}, this version expects {expected!r}; "
+                f"if the schema is older, run: mcpsession migrate --url {url}; if it is newer, upgrade the package"
+            )
+        super().__init__(message)
+        self.found = found
+        self.expected = expected
+
+
+class ListenerError(MCPSessionError, ConnectionError):
+    """LISTEN is accepted but nothing is heard: a pooler in transaction mode lies between."""
+
+    def __init__(self, waited: float) -> None:
+        super().__init__(
+            f"the listening connection heard nothing of its own echo within {waited:g} s: there is probably a pooler "
+            "in transaction mode between; give a direct URL for it: MCPSESSION_LISTEN_URL or from_url(listen_url=…)"
+        )
+
+
+class SessionNotFoundError(MCPSessionError, LookupError):
+    """No live session has this id: it never existed, expired, was ended, or is someone else's."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("no live session has this id; start a new one with initialize")
+        self.session_id = session_id
+
+
+class SessionExistsError(MCPSessionError, ValueError):
+    """A session with this id exists already, or existed and was ended."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("a session with this id exists already; let the layer mint the id")
+        self.session_id = session_id
+
+
+class StateConflictError(MCPSessionError, RuntimeError):
+    """Two requests changed the same key of a session's state at once, and this one came second."""
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        super().__init__(f"another request changed state {sorted(keys)} at the same time; call the tool again")
+        self.keys = keys
+
+
+class UnstorableTextError(MCPSessionError, ValueError):
+    """A message has text that no store can hold (a lone surrogate); nothing of it was stored."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the message cannot be stored: {reason}; send valid Unicode")
+
+
+class MessageTooLargeError(MCPSessionError, ValueError):
+    """A message is larger than a stream may carry."""
+
+    def __init__(self, size: int, allowed: int) -> None:
+        super().__init__(f"the message has {size} bytes, at most {allowed} are allowed (max_message_bytes)")
+        self.size = size
+        self.allowed = allowed
+
+
+class StreamLostError(MCPSessionError, RuntimeError):
+    """Another replica finished this stream, because this one was taken for dead."""
+
+    def __init__(self) -> None:
+        super().__init__("this stream was finished by another replica; its call is over")
+
+
+class HoldRefusedError(MCPSessionError, RuntimeError):
+    """Two clients fight for one standalone stream."""
+
+    def __init__(self) -> None:
+        super().__init__("this session's standalone stream was taken over twice within 10 s; close one of the clients")
+
+
+class LayerClosedError(MCPSessionError, RuntimeError):
+    """The layer is not running."""
+
+    def __init__(self) -> None:
+        super().__init__("the session layer is not running; enter it first: async with layer")

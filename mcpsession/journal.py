@@ -1,0 +1,334 @@
+"""Events, collected and written together.
+
+Costs one statement a batch, however many sessions are in it, on a connection of its own; at rest a batch is one event
+and leaves at once, under load the next batch forms while one is in flight. Batches are strictly one after the other.
+One whose outcome is unknown (the connection died) is asked about and repeated until it is known: an event is written
+once or its stream is lost to another replica, and then the writer is told.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NoReturn, Protocol
+
+import anyio
+
+from mcpsession.contracts import EventLog
+from mcpsession.errors import StoreError, StoreUnavailableError
+from mcpsession.model import (
+    AppendedStream,
+    Batch,
+    NewEvent,
+    OpenedStream,
+    ReplicaId,
+    SessionId,
+    StreamId,
+    new_stream_id,
+)
+from mcpsession.periodic import patiently
+from mcpsession.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Nothing beyond about 100 rows or 256 KB pays, and a larger batch keeps the others waiting.
+_BATCH_STREAMS = 256
+_BATCH_BYTES = 256 * 1024
+
+
+class StreamListener(Protocol):
+    """Whoever writes a stream hears what became of it."""
+
+    def landed(self) -> None:
+        """What was written so far is in the log; from now on its event ids may leave."""
+
+    def read_by(self, replica: ReplicaId) -> None:
+        """Another socket reads the stream now, in that replica."""
+
+    def refused(self, error: Exception | None) -> None:
+        """The stream is not ours to write: a twin of the request runs elsewhere, it was taken over (None), or the
+        store cannot hold what was written (the error). Nothing more of it will be written.
+        """
+
+
+class StreamWriter:
+    """The pen of one request stream. Appending is immediate; the log has it a moment later."""
+
+    __slots__ = (
+        "_journal",
+        "_listener",
+        "_pending",
+        "_spoilt",
+        "base",
+        "closed",
+        "finished",
+        "request_ids",
+        "seq",
+        "session_id",
+        "stream_id",
+    )
+
+    def __init__(
+        self, journal: Journal, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener
+    ) -> None:
+        self._journal = journal
+        self._listener = listener
+        self._pending: list[NewEvent] = []
+        self.session_id = session_id
+        self.stream_id: StreamId = new_stream_id()
+        self.request_ids = request_ids
+        self.base = -1
+        """Events in the log; -1 while the stream itself is not there."""
+        self.seq = 0
+        self.finished = False
+        self.closed = False
+        """Finished and in the log, or lost."""
+        self._spoilt = False
+
+    @property
+    def in_log(self) -> bool:
+        return self.base >= 0
+
+    def append(self, message: str, *, request_of: ReplicaId | None = None, final: bool = False) -> int:
+        """Add a message and return its number. After the final one, or once the stream is lost, nothing is added."""
+        if self.finished or self.closed:
+            return self.seq
+        self.seq += 1
+        self.finished = final
+        self._pending.append(NewEvent(message, request_of))
+        self._journal.note(self, len(message))
+        return self.seq
+
+    def take(self) -> OpenedStream | AppendedStream:
+        events, self._pending = tuple(self._pending), []
+        if self.in_log:
+            return AppendedStream(self.session_id, self.stream_id, self.base, events, self.finished)
+        return OpenedStream(self.session_id, self.stream_id, self.request_ids, events, self.finished)
+
+    def settle(self, count: int, finished: bool, reader: ReplicaId | None) -> None:
+        self.base = max(self.base, 0) + count
+        self.closed = finished
+        self._listener.landed()
+        if reader is not None:
+            self._listener.read_by(reader)
+
+    def spoil(self, error: StoreError) -> None:
+        """The store cannot hold what was appended: end the stream with an error in its place."""
+        if self._spoilt:
+            self.lose(error)
+            return
+        self._spoilt = True
+        self._pending = [NewEvent(message) for message in unstorable(self.request_ids)]
+        self.seq = max(self.base, 0) + len(self._pending)
+        self.finished = True
+        self._journal.note(self, 0)
+        self._listener.refused(error)
+
+    def lose(self, error: Exception | None) -> None:
+        """The stream is somebody else's now."""
+        self.closed = True
+        self._pending = []
+        self._listener.refused(error)
+
+
+def unstorable(request_ids: Sequence[str]) -> list[str]:
+    """The finals of a stream that the store could not hold."""
+    error = '{"code":-32603,"message":"the messages of this call could not be stored; nothing more of it is known"}'
+    return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
+
+
+class _Standalone:
+    __slots__ = ("event", "session_id")
+
+    def __init__(self, session_id: SessionId, event: NewEvent) -> None:
+        self.session_id = session_id
+        self.event = event
+
+
+class Journal:
+    """All writers of this replica, and the one that writes for them."""
+
+    def __init__(self, log: EventLog, settings: Settings, me: Callable[[], ReplicaId]) -> None:
+        self._log = log
+        self._settings = settings
+        self._me = me
+        self._dirty: dict[StreamWriter, None] = {}
+        self._standalone: deque[_Standalone] = deque()
+        self._bytes = 0
+        self._busy_since: float | None = None
+        self._wake = anyio.Event()
+        self._room = anyio.Event()
+        self._idle = anyio.Event()
+        self._idle.set()
+        self.on_standalone: Callable[[SessionId, ReplicaId], None] = lambda _s, _r: None
+        """Called with each session whose standalone stream grew, and who holds it."""
+
+    @property
+    def age(self) -> float:
+        """Seconds that the oldest unwritten event has waited."""
+        return 0.0 if self._busy_since is None else time.monotonic() - self._busy_since
+
+    @property
+    def pending_bytes(self) -> int:
+        return self._bytes
+
+    def open(self, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener) -> StreamWriter:
+        """Enter a new request stream in the log, soon."""
+        writer = StreamWriter(self, session_id, request_ids, listener)
+        self.note(writer, 0)
+        return writer
+
+    def append_standalone(self, session_id: SessionId, message: str, *, request_of: ReplicaId | None = None) -> None:
+        """Add to a session's standalone stream, soon. In order; at least once."""
+        self._standalone.append(_Standalone(session_id, NewEvent(message, request_of)))
+        self._grow(len(message))
+
+    def note(self, writer: StreamWriter, size: int) -> None:
+        self._dirty[writer] = None
+        self._grow(size)
+
+    async def room(self) -> None:
+        """Wait while the buffer is full. An empty buffer has room for one event of any size."""
+        while self._bytes > self._settings.journal_bytes:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    async def flushed(self) -> None:
+        """Wait until everything appended so far is in the log."""
+        await self._idle.wait()
+
+    def abandon(self) -> None:
+        """Drop what is not written: this replica was declared dead, others finish its streams."""
+        lost, self._dirty = list(self._dirty), {}
+        self._standalone.clear()
+        for writer in lost:
+            writer.lose(None)
+        self._shrink()
+
+    async def run(self) -> NoReturn:
+        """Write until cancelled."""
+        await patiently(self._write_on, name="the journal")
+
+    def _grow(self, size: int) -> None:
+        self._bytes += size
+        if self._busy_since is None:
+            self._busy_since = time.monotonic()
+            self._idle = anyio.Event()
+        self._wake.set()
+
+    async def _write_on(self) -> NoReturn:
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            while self._dirty or self._standalone:
+                await self._write_some()
+            self._shrink()
+
+    def _shrink(self) -> None:
+        if not self._dirty and not self._standalone:
+            self._bytes = 0
+            self._busy_since = None
+            self._idle.set()
+        if self._bytes <= self._settings.journal_bytes:
+            self._room.set()
+
+    async def _write_some(self) -> None:
+        began = time.monotonic()
+        writers: list[tuple[StreamWriter, OpenedStream | AppendedStream]] = []
+        size = 0
+        while self._dirty and len(writers) < _BATCH_STREAMS and size < _BATCH_BYTES:
+            writer = next(iter(self._dirty))
+            del self._dirty[writer]
+            if not writer.closed:
+                part = writer.take()
+                size += sum(len(event.message) for event in part.events)
+                writers.append((writer, part))
+        if writers:
+            await self._write(writers)
+        if self._standalone:
+            size += await self._write_standalone()
+        self._bytes = max(0, self._bytes - size)
+        if self._busy_since is not None:
+            self._busy_since = began
+        self._shrink()
+
+    async def _write(self, parts: Sequence[tuple[StreamWriter, OpenedStream | AppendedStream]]) -> None:
+        """Write these until the outcome of each is known."""
+        producer, unsure, pause = self._me(), False, 0.05
+        while parts:
+            try:
+                if unsure:
+                    parts = [part for part in parts if not await self._landed(*part, producer)]
+                await self._write_once(parts, producer)
+                return
+            except StoreUnavailableError as error:
+                unsure = True
+                if self._me() != producer:
+                    for writer, _ in parts:
+                        writer.lose(None)
+                    return
+                logger.warning("the journal waits %.1f s: %s", pause, error)
+                await anyio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, 1.0)
+
+    async def _write_once(
+        self, parts: Sequence[tuple[StreamWriter, OpenedStream | AppendedStream]], producer: ReplicaId
+    ) -> None:
+        if not parts:
+            return
+        batch = Batch(
+            opened=[part for _, part in parts if isinstance(part, OpenedStream)],
+            appended=[part for _, part in parts if isinstance(part, AppendedStream)],
+        )
+        try:
+            accepted = await self._log.write(batch, producer=producer)
+        except StoreError as error:
+            # Something in here cannot be stored. Halve until the culprit stands alone; the others go on.
+            if len(parts) > 1:
+                middle = len(parts) // 2
+                await self._write(parts[:middle])
+                await self._write(parts[middle:])
+            else:
+                logger.error("a stream's events were refused by the store: %s", error)
+                parts[0][0].spoil(error)
+            return
+        readers = {(stream.session_id, stream.stream_id): stream.reader for stream in accepted}
+        for writer, part in parts:
+            key = (part.session_id, part.stream_id)
+            if key in readers:
+                writer.settle(len(part.events), part.finished, readers[key])
+            elif not await self._landed(writer, part, producer):
+                writer.lose(None)
+
+    async def _landed(self, writer: StreamWriter, part: OpenedStream | AppendedStream, producer: ReplicaId) -> bool:
+        base = part.base if isinstance(part, AppendedStream) else 0
+        count = len(part.events)
+        if not await self._log.landed(part.session_id, part.stream_id, base + count, producer=producer):
+            return False
+        writer.settle(count, part.finished, None)
+        return True
+
+    async def _write_standalone(self) -> int:
+        some = [self._standalone.popleft() for _ in range(min(_BATCH_STREAMS, len(self._standalone)))]
+        pause = 0.05
+        while True:
+            try:
+                holders = await self._log.append_standalone([(one.session_id, one.event) for one in some])
+                break
+            except StoreError as error:
+                if len(some) == 1:
+                    logger.error("a standalone message was refused by the store: %s", error)
+                    return len(some[0].event.message)
+                # One at a time: the culprit is dropped, the others keep their order.
+                self._standalone.extendleft(reversed(some[1:]))
+                some = some[:1]
+            except StoreUnavailableError as error:
+                logger.warning("the journal waits %.1f s: %s", pause, error)
+                await anyio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(pause * 2, 1.0)
+        for session_id, holder in holders.items():
+            self.on_standalone(session_id, holder)
+        return sum(len(one.event.message) for one in some)

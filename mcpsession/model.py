@@ -1,0 +1,228 @@
+"""The nouns: what is stored and what is sent between replicas. Frozen values, no I/O."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+SessionId = str
+StreamId = str
+ReplicaId = str
+
+STANDALONE: StreamId = "s"
+"""Every session's standalone stream (the GET stream) has this id; request streams have longer, random ones."""
+
+# 96 bits for a stream (its session and owner are checked besides), 256 for a session, 72 for a replica.
+_STREAM_BYTES, _SESSION_BYTES, _REPLICA_BYTES = 12, 32, 9
+
+
+def new_session_id() -> SessionId:
+    return secrets.token_urlsafe(_SESSION_BYTES)
+
+
+def new_stream_id() -> StreamId:
+    return secrets.token_urlsafe(_STREAM_BYTES)
+
+
+def new_replica_id() -> ReplicaId:
+    return secrets.token_hex(_REPLICA_BYTES)
+
+
+def fingerprint(session_id: SessionId) -> str:
+    """What a log may show of a session's id: enough to tell two apart, too little to use."""
+    return f"{session_id[:6]}…" if len(session_id) > 12 else "…"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One client's session, as stored."""
+
+    id: SessionId
+    owner: str = ""
+    """The principal that created it, as canonical text; empty for an anonymous client."""
+    incarnation: int = 1
+    protocol_version: str = ""
+    client_params: str | None = None
+    """The client's `initialize` params as JSON text."""
+    initialized: bool = False
+    log_level: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    ttl: float | None = None
+    """Seconds of inactivity after which it expires; None means never."""
+    remaining: float | None = None
+    """Seconds left to live when it was read, by the store's clock; None means for ever."""
+    created_at: datetime | None = None
+    last_active_at: datetime | None = None
+    status: Literal["live", "terminated", "expired"] = "live"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One message of a stream. `seq` counts 1, 2, 3, … within the stream."""
+
+    seq: int
+    message: str
+    """The JSON-RPC message as JSON text."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedStream:
+    """A request stream that is to be entered in the log, with the events that it already has."""
+
+    session_id: SessionId
+    stream_id: StreamId
+    request_ids: tuple[str, ...]
+    """The ids of the requests it answers, each as JSON text (`1` and `"1"` differ)."""
+    events: Sequence[NewEvent]
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppendedStream:
+    """Events to be added to a request stream that this replica produces and that has `base` events so far."""
+
+    session_id: SessionId
+    stream_id: StreamId
+    base: int
+    events: Sequence[NewEvent]
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """A message on its way into the log."""
+
+    message: str
+    request_of: ReplicaId | None = None
+    """For a server-to-client request: the replica that waits for its answer."""
+    answers: str | None = None
+    """For a response: the id of the request that it answers, as JSON text; what was answered needs no other final."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a journal writes at once: everything is applied, or nothing."""
+
+    opened: Sequence[OpenedStream] = ()
+    appended: Sequence[AppendedStream] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A stream that a batch reached, and the replica that reads it now in place of its producer's socket."""
+
+    session_id: SessionId
+    stream_id: StreamId
+    reader: ReplicaId | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """Where a stream stands, read together with a page of its events in one snapshot."""
+
+    last_seq: int
+    trimmed_seq: int
+    """Events up to and with this one are gone."""
+    finished: bool
+    taken_over: bool
+    """Its final was written by a replica that was not its producer; its last number may have skipped."""
+    orphaned: bool
+    """Its producer is recorded dead and nobody finished it yet."""
+    producer: ReplicaId | None
+    request_ids: tuple[str, ...]
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The right to be the one socket of a session's standalone stream."""
+
+    epoch: int
+    settled: bool
+    """Nobody held it before, or the one who did has let go, or is dead."""
+    previous: ReplicaId | None
+    delivered_seq: int
+    delivered_news: str
+    """Position in the broadcast mail up to which news was delivered: `<pg_snapshot>@<unix seconds>`."""
+
+
+MailKind = Literal["answer", "progress", "cancel", "news", "changed", "ended", "control"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """A durable message from one replica to another (`recipient`), or to all (None)."""
+
+    kind: MailKind
+    sender: ReplicaId
+    recipient: ReplicaId | None = None
+    session_id: SessionId | None = None
+    body: str = ""
+    id: int = 0
+    """Given by the store."""
+    xid: int = 0
+    """The transaction that sent it; with a position it tells whether a reader has it already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Termination:
+    """A session's recorded end: its mail's id, and the replicas that were alive to hear of it."""
+
+    mail_id: int
+    replicas: tuple[ReplicaId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What one beat of the heart brings back."""
+
+    alive: bool
+    """False: this replica was declared dead and must go on, if at all, under a new id."""
+    mail: bool
+    """Mail for this replica lies unread."""
+    news: bool
+    """Broadcast mail lies unread."""
+    others: Mapping[ReplicaId, int]
+    """The beats of every other replica that is not recorded dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bell:
+    """A wake-up for one replica, or for all (None). It carries ids, never content; losing one costs a second."""
+
+    recipient: ReplicaId | None
+    word: str
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that every replica's listeners are to hear: an MCP notification without a receiver."""
+
+    method: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def topic(self) -> tuple[str, str]:
+        """News of one topic replaces older news of the same: only the newest matters to who was away."""
+        return self.method, str(self.params.get("uri", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """One incarnation of a process that runs the layer."""
+
+    id: ReplicaId
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """How much one pass of the reaper removed."""
+
+    sessions: int = 0
+    streams: int = 0
+    mail: int = 0
+    replicas: int = 0

@@ -1,0 +1,40 @@
+"""The one loop behind every background job."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import anyio
+
+logger = logging.getLogger(__name__)
+
+
+async def every(interval: float, job: Callable[[], Awaitable[object]], *, name: str, jitter: float = 0.1) -> NoReturn:
+    """Run `job` about every `interval` seconds, the first time after one interval, until cancelled."""
+    while True:
+        # Replicas started together must not all hit the database together.
+        await anyio.sleep(interval * random.uniform(1 - jitter, 1 + jitter))
+        try:
+            await job()
+        except Exception:  # the boundary: a job must not end the loop
+            logger.exception("%s failed, next run in about %.0f s", name, interval)
+
+
+async def patiently(
+    job: Callable[[], Awaitable[object]], *, name: str, first: float = 0.1, longest: float = 5.0
+) -> NoReturn:
+    """Run a job that should never end; when it fails, run it again after a jittered, growing pause."""
+    pause = first
+    while True:
+        began = anyio.current_time()
+        try:
+            await job()
+        except Exception:  # the boundary: whatever ends a service once must not end it for good
+            logger.exception("%s stopped, starts again in about %.1f s", name, pause)
+        if anyio.current_time() - began > longest:
+            pause = first
+        await anyio.sleep(pause * random.uniform(0.5, 1.0))
+        pause = min(pause * 2, longest)

@@ -1,0 +1,161 @@
+"""Mail between replicas, and the bell.
+
+Costs one insert a mail, one read and one delete a delivery, nothing while there is none. A bell wakes; the table
+delivers. What a lost bell leaves lying is found at the next beat, within a second.
+
+To one: at least once, handed over before it is deleted, and handlers are idempotent. To all: exactly once per replica
+incarnation, in each publisher's order; within one read invalidations come before news.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import anyio
+
+from mcpsession.contracts import Doorbell, Mailbox
+from mcpsession.model import Bell, Mail, MailKind, ReplicaId, SessionId, StreamId
+from mcpsession.periodic import patiently
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[Mail], None]
+
+# Mail that was handed over but could not be deleted is read again; its ids are remembered until it is gone.
+_REMEMBERED = 10_000
+
+_INVALIDATIONS: frozenset[MailKind] = frozenset({"changed", "ended"})
+
+
+class PostOffice:
+    """Posts for this replica, hands over to its handlers."""
+
+    def __init__(self, mailbox: Mailbox, doorbell: Doorbell, me: Callable[[], ReplicaId]) -> None:
+        self._mailbox = mailbox
+        self._doorbell = doorbell
+        self._me = me
+        self._handlers: dict[MailKind, list[Handler]] = {}
+        self._wake = anyio.Event()
+        self._handed: OrderedDict[int, None] = OrderedDict()
+        self.position = ""
+        """How far this replica has read the broadcast mail."""
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when broadcast mail may have been missed: everything may have changed."""
+        self.on_stream: Callable[[SessionId, StreamId], None] = lambda _s, _t: None
+        self.on_hold: Callable[[SessionId], None] = lambda _: None
+        self.on_acknowledged: Callable[[int, ReplicaId], None] = lambda _m, _r: None
+
+    def on(self, kind: MailKind, handler: Handler) -> None:
+        """Hand mail of this kind to `handler`, which must be idempotent and must not block."""
+        self._handlers.setdefault(kind, []).append(handler)
+
+    async def send(self, mail: Mail) -> bool:
+        """Post to one replica and ring; False if it is unknown or dead. Durable when it returns."""
+        if not await self._mailbox.send(mail):
+            return False
+        self._doorbell.ring(Bell(mail.recipient, "m"))
+        return True
+
+    async def broadcast(self, *mails: Mail) -> None:
+        """Post to all, this replica included, and ring. Durable when it returns."""
+        await self._mailbox.broadcast(mails)
+        self.ring_all()
+
+    def ring_all(self) -> None:
+        """Tell all replicas that there is broadcast mail."""
+        self._doorbell.ring(Bell(None, "n"))
+
+    def ring_stream(self, replica: ReplicaId, session_id: SessionId, stream_id: StreamId) -> None:
+        """Tell the reader of a stream that it has grown."""
+        if replica == self._me():
+            self.on_stream(session_id, stream_id)
+        else:
+            self._doorbell.ring(Bell(replica, f"s {session_id} {stream_id}"))
+
+    def ring_hold(self, replica: ReplicaId, session_id: SessionId) -> None:
+        """Tell a replica that a session's standalone stream is not its any more."""
+        if replica == self._me():
+            self.on_hold(session_id)
+        else:
+            self._doorbell.ring(Bell(replica, f"h {session_id}"))
+
+    def acknowledge(self, mail: Mail) -> None:
+        """Tell a mail's sender that it was applied here."""
+        if mail.sender != self._me():
+            self._doorbell.ring(Bell(mail.sender, f"a {mail.id} {self._me()}"))
+
+    def hear(self, word: str) -> None:
+        """Take one bell's word."""
+        match word.split(" "):
+            case ["m"] | ["n"]:
+                self.wake()
+            case ["s", session_id, stream_id]:
+                self.on_stream(session_id, stream_id)
+            case ["h", session_id]:
+                self.on_hold(session_id)
+            case ["a", mail_id, replica] if mail_id.isdecimal():
+                self.on_acknowledged(int(mail_id), replica)
+            case _:
+                logger.warning("a bell with an unknown word of %d characters was ignored", len(word))
+
+    def wake(self) -> None:
+        """Look for mail soon."""
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Take the present position: mail from before is not for this incarnation."""
+        self.position = await self._mailbox.position()
+
+    async def run(self) -> NoReturn:
+        """Deliver until cancelled."""
+        await patiently(self._deliver_on, name="the post office")
+
+    async def _deliver_on(self) -> NoReturn:
+        while True:
+            await self._wake.wait()
+            self._wake = anyio.Event()
+            try:
+                await self.run_once()
+            except BaseException:
+                # What was rung for is still there; the next start or beat looks again.
+                self._wake.set()
+                raise
+
+    async def run_once(self) -> None:
+        """Deliver what lies there now."""
+        await self._read_broadcasts()
+        if inbox := await self._mailbox.inbox(self._me()):
+            for mail in inbox:
+                if mail.id not in self._handed:
+                    self._hand_over(mail)
+                    self._handed[mail.id] = None
+            while len(self._handed) > _REMEMBERED:
+                self._handed.popitem(last=False)
+            await self._mailbox.delete([mail.id for mail in inbox])
+
+    async def _read_broadcasts(self) -> None:
+        read = await self._mailbox.news(self.position)
+        if read is None:
+            logger.warning("the position in the broadcast mail was lost: all is taken for changed")
+            self.position = await self._mailbox.position()
+            self.on_lost()
+            return
+        mails, position = read
+        # The position moves first: a handler may ask where the replica stands.
+        self.position = position
+        for mail in _invalidations_first(mails):
+            self._hand_over(mail)
+
+    def _hand_over(self, mail: Mail) -> None:
+        for handler in self._handlers.get(mail.kind, ()):
+            try:
+                handler(mail)
+            except Exception:  # the boundary: one bad mail must not stop the others
+                logger.exception("mail %d (%s) could not be applied", mail.id, mail.kind)
+
+
+def _invalidations_first(mails: Sequence[Mail]) -> list[Mail]:
+    return sorted(mails, key=lambda mail: mail.kind not in _INVALIDATIONS)

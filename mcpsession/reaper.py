@@ -1,0 +1,88 @@
+"""Deletes what expired, and finishes the streams of the dead.
+
+Runs on every replica, with jitter and without a leader: each pass is a few deletes in batches over expiry indexes, and
+whatever two replicas both want is deleted by one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+
+import anyio
+
+from mcpsession.contracts import EventLog, Reaping
+from mcpsession.model import Reaped, ReplicaId, SessionId, StreamId
+from mcpsession.settings import Settings
+from mcpsession.telemetry import Telemetry
+
+logger = logging.getLogger(__name__)
+
+_PAUSE = 0.02
+
+OUTCOME_UNKNOWN = -32603
+"""JSON-RPC's internal error: the replica that ran the call died, and whether the call had effects is unknown."""
+
+
+def unknown_outcome(request_ids: Sequence[str]) -> list[str]:
+    """The finals of a stream whose producer died: one for each request that it had not answered."""
+    text = "the replica that ran this call died; whether the call had effects is unknown, check before you repeat it"
+    error = json.dumps({"code": OUTCOME_UNKNOWN, "message": text, "data": {"outcome": "unknown"}})
+    return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
+
+
+class Reaper:
+    """One pass at a time; `run_once` is all there is to it, the layer repeats it."""
+
+    def __init__(
+        self,
+        reaping: Reaping,
+        log: EventLog,
+        settings: Settings,
+        *,
+        me: Callable[[], ReplicaId],
+        telemetry: Telemetry,
+    ) -> None:
+        self._reaping = reaping
+        self._log = log
+        self._settings = settings
+        self._me = me
+        self._telemetry = telemetry
+        self.on_finished: Callable[[SessionId, StreamId], None] = lambda _s, _t: None
+        """Called for each stream that was finished for a dead producer, to wake its local readers."""
+
+    async def run_once(self) -> Reaped:
+        """Remove all that expired, and finish what the dead left open."""
+        await self.finish_orphans()
+        total = Reaped()
+        while True:
+            reaped = await self._reaping.reap(self._settings.reap_batch)
+            total = Reaped(
+                total.sessions + reaped.sessions,
+                total.streams + reaped.streams,
+                total.mail + reaped.mail,
+                total.replicas + reaped.replicas,
+            )
+            if max(reaped.sessions, reaped.streams, reaped.mail, reaped.replicas) < self._settings.reap_batch:
+                break
+            await anyio.sleep(_PAUSE)
+        self._telemetry.count("mcpsession_reaped_sessions_total", total.sessions)
+        return total
+
+    async def finish_orphans(self) -> int:
+        """Write the finals that dead producers owe; returns how many streams that ended."""
+        ended = 0
+        while orphans := await self._log.orphans(self._settings.reap_batch):
+            before = ended
+            for session_id, stream_id, last_seq, request_ids in orphans:
+                finals = unknown_outcome(request_ids)
+                if await self._log.take_over(session_id, stream_id, last_seq, finals, by=self._me()):
+                    ended += 1
+                    self.on_finished(session_id, stream_id)
+            if ended == before or len(orphans) < self._settings.reap_batch:
+                break
+        if ended:
+            self._telemetry.count("mcpsession_taken_over_streams_total", ended)
+            logger.warning("finished %d streams of dead replicas: their calls' outcomes are unknown", ended)
+        return ended

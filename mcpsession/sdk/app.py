@@ -1,0 +1,127 @@
+"""The SDK's own Starlette app, with our session manager in the place of its own.
+
+Everything else of the app stays the SDK's: routes, authentication, metadata. The seams used here are pinned by
+`tests/sdk/test_seams.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mcp.server.auth.middleware.bearer_auth import RequireAuthMiddleware
+from mcp.server.lowlevel.server import Server
+from mcp.server.mcpserver import MCPServer
+from mcp.server.streamable_http_manager import DEFAULT_MAX_SESSIONS, DEFAULT_SESSION_IDLE_TIMEOUT, StreamableHTTPASGIApp
+from mcp.server.transport_security import DEFAULT_MAX_REQUEST_BODY_SIZE
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcpsession.errors import ConfigurationError
+from mcpsession.sdk.health import Health
+from mcpsession.sdk.session_manager import LayerSessionManager, Running
+
+if TYPE_CHECKING:
+    from mcpsession.settings import Settings
+
+__all__ = ["Starlette", "low_level", "session_manager", "streamable_http_app"]
+
+AnyServer = Server[Any] | MCPServer[Any]
+
+
+class Layer(Protocol):
+    """What the app needs of the layer."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def running(self) -> Running: ...
+    def health(self) -> Health: ...
+    async def drain(self, grace: float | None = None) -> None: ...
+    def set_session_limits(self, *, ttl: float | None, max_sessions: int | None) -> None: ...
+
+
+def low_level(server: AnyServer) -> Server[Any]:
+    """The low-level server inside an MCPServer, or the server itself."""
+    return server._lowlevel_server if isinstance(server, MCPServer) else server
+
+
+def session_manager(server: AnyServer, layer: Layer, **options: Any) -> LayerSessionManager:
+    """A manager for those who mount it themselves."""
+    _refuse(options)
+    return LayerSessionManager(low_level(server), layer.running, drain=layer.drain, **options)
+
+
+def streamable_http_app(
+    server: AnyServer, layer: Layer, *, health_path: str | None = "/healthz", **options: Any
+) -> Starlette:
+    """Build the SDK's app and put our manager into it.
+
+    Raises ConfigurationError for an option that cannot be combined with the layer, TypeError for an unknown one.
+    """
+    _refuse(options)
+    inner = low_level(server)
+    inspect.signature(inner.streamable_http_app).bind(**options)
+    if (retry_ms := options.get("retry_interval")) is None:
+        retry_ms = layer.settings.retry_ms
+    layer.set_session_limits(
+        ttl=_given(options, "session_idle_timeout", DEFAULT_SESSION_IDLE_TIMEOUT, layer.settings.session_ttl),
+        max_sessions=_given(options, "max_sessions", DEFAULT_MAX_SESSIONS, layer.settings.max_sessions),
+    )
+    app = inner.streamable_http_app(**options)
+    theirs = inner.session_manager
+    ours = LayerSessionManager(
+        inner,
+        layer.running,
+        drain=layer.drain,
+        retry_ms=retry_ms,
+        json_response=theirs.json_response,
+        security_settings=theirs.security_settings,
+        max_request_body_size=options.get("max_request_body_size", DEFAULT_MAX_REQUEST_BODY_SIZE),
+    )
+    inner._session_manager = ours
+    endpoint = _endpoint(app)
+    endpoint.session_manager = ours
+    app.router.lifespan_context = lambda _: ours.run()
+    if health_path is not None:
+        app.router.routes.append(Route(health_path, _health(layer), methods=["GET"]))
+    return app
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    if options.get("event_store") is not None:
+        raise ConfigurationError("event_store", "…", "leave it out: the layer is the event store, on all replicas")
+    if options.pop("stateless_http", False) or options.pop("stateless", False):
+        allowed = "leave it out: a stateless server has no sessions for the layer to keep; use the SDK's own app for it"
+        raise ConfigurationError("stateless_http", True, allowed)
+
+
+def _given(options: dict[str, Any], name: str, default: object, otherwise: Any) -> Any:
+    """An option that somebody chose; the SDK's default is not a choice."""
+    value = options.get(name, default)
+    return otherwise if value == default else value
+
+
+def _endpoint(app: Starlette) -> StreamableHTTPASGIApp:
+    for route in app.routes:
+        endpoint = getattr(route, "endpoint", None)
+        if isinstance(endpoint, RequireAuthMiddleware):
+            endpoint = endpoint.app
+        if isinstance(endpoint, StreamableHTTPASGIApp):
+            return endpoint
+    raise RuntimeError(
+        "the SDK's app has no StreamableHTTPASGIApp any more: this mcp release moved a seam; use an older one, "
+        "and see tests/sdk/test_seams.py"
+    )
+
+
+def _health(layer: Layer) -> Any:
+    async def healthz(request: Request) -> Response:
+        del request
+        health = layer.health()
+        # Public: the word, not the numbers.
+        return JSONResponse({"status": health.status}, status_code=200 if health.ready else 503)
+
+    return healthz

@@ -1,0 +1,128 @@
+"""The session of the request being handled, for tools: who it is, and its state."""
+
+from __future__ import annotations
+
+import json
+import logging
+from contextvars import ContextVar
+from typing import Any
+
+from mcpsession.contracts import SessionStore
+from mcpsession.errors import SessionNotFoundError, StateConflictError
+from mcpsession.model import Session
+
+logger = logging.getLogger(__name__)
+
+# Each attempt re-reads; a conflict on other keys is merged, so this many losses in a row mean a very hot session.
+_ATTEMPTS = 20
+
+
+class CurrentSession:
+    """A session as one request sees it.
+
+    Its state is read when the request first asks for it, and what the request changed is committed before the response
+    leaves, so the session's next request sees it on any replica. Requests that never ask pay nothing.
+    """
+
+    def __init__(self, session: Session, store: SessionStore) -> None:
+        self._session = session
+        self._store = store
+        self._version = 0
+        self._loaded: str | None = None
+        self._state: dict[str, Any] = {}
+
+    def __repr__(self) -> str:
+        return f"<CurrentSession {self._session.id[:6]}…>"
+
+    @property
+    def id(self) -> str:
+        return self._session.id
+
+    @property
+    def owner(self) -> str:
+        """The principal that created the session, as canonical JSON; empty for an anonymous client."""
+        return self._session.owner
+
+    @property
+    def protocol_version(self) -> str:
+        return self._session.protocol_version
+
+    async def state(self) -> dict[str, Any]:
+        """The session's state: a dict of JSON values to read and change in place.
+
+        Values that are not JSON stay in this request and are not stored.
+
+        Raises SessionNotFoundError if the session ended meanwhile.
+        """
+        if self._loaded is None:
+            self._version, self._loaded = await self._load()
+            self._state = json.loads(self._loaded)
+        return self._state
+
+    async def commit(self) -> None:
+        """Store what was changed. Keys changed by others meanwhile are kept.
+
+        Raises:
+            StateConflictError: another request changed the same key at the same time; nothing was stored.
+            SessionNotFoundError: the session ended meanwhile.
+        """
+        if self._loaded is None:
+            return
+        before: dict[str, Any] = json.loads(self._loaded)
+        mine = self._patch(before)
+        if not mine:
+            return
+        version, theirs = self._version, dict(before)
+        for _ in range(_ATTEMPTS):
+            merged = {key: value for key, value in {**theirs, **mine}.items() if value is not _GONE}
+            text = json.dumps(merged)
+            saved = await self._store.save_state(self.id, version, text)
+            if saved is not None:
+                self._version, self._loaded = saved, text
+                return
+            version, latest = await self._load()
+            theirs = json.loads(latest)
+            both = frozenset(key for key in mine if theirs.get(key, _GONE) != before.get(key, _GONE))
+            if both:
+                raise StateConflictError(both)
+        raise StateConflictError(frozenset(mine))
+
+    def _patch(self, before: dict[str, Any]) -> dict[str, Any]:
+        patch: dict[str, Any] = {key: _GONE for key in before if key not in self._state}
+        for key, value in self._state.items():
+            try:
+                stored = json.loads(json.dumps(value, allow_nan=False))
+            except (TypeError, ValueError):
+                logger.warning("state %r is not JSON: it stays in this request and is not stored", key)
+                continue
+            if before.get(key, _GONE) != stored:
+                patch[key] = stored
+        return patch
+
+    async def _load(self) -> tuple[int, str]:
+        loaded = await self._store.load_state(self.id)
+        if loaded is None:
+            raise SessionNotFoundError(self.id)
+        return loaded
+
+
+class _Gone:
+    """Marks a key that was removed; equal to nothing that JSON has."""
+
+
+_GONE = _Gone()
+
+CURRENT: ContextVar[CurrentSession] = ContextVar("mcpsession_current")
+
+
+def current_session() -> CurrentSession:
+    """The session of the request that is being handled.
+
+    Raises LookupError outside of a handler, and for requests of the sessionless era (2026-07-28).
+    """
+    try:
+        return CURRENT.get()
+    except LookupError:
+        raise LookupError(
+            "no session here: current_session() works inside a handler of a client that has one (handshake era)"
+        ) from None

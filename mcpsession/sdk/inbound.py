@@ -1,0 +1,115 @@
+"""What a client sends that wants no answer of its own: notifications, and answers to our questions."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
+from mcp_types import ErrorData, RequestId
+from pydantic import ValidationError
+
+from mcpsession.model import Mail, Session
+from mcpsession.sdk.back_channel import Outcome, waiting_replica
+from mcpsession.sdk.parts import Parts
+
+logger = logging.getLogger(__name__)
+
+NOBODY_WAITS = "Nobody waits for this answer: the replica that asked is gone, or the id was never ours"
+
+
+class Inbound:
+    """Routes answers and progress to the replica that waits, and cancellations to all."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        parts.post_office.on("answer", self._hear_answer)
+        parts.post_office.on("progress", self._hear_progress)
+        parts.post_office.on("cancel", self._hear_cancel)
+
+    async def answer(self, session: Session, message: Mapping[str, Any]) -> bool:
+        """Take a client's answer to a server-to-client request; False if nobody can be waiting for it.
+
+        Durable, or handed over, when it returns True.
+        """
+        request_id = message.get("id")
+        replica = waiting_replica(request_id)
+        if replica is None:
+            return False
+        body = {"id": request_id} | (
+            {"error": message["error"]} if "error" in message else {"result": message["result"]}
+        )
+        if replica == self._parts.heartbeat.replica_id:
+            self._take_answer(session.id, body)
+            return True
+        return await self._parts.post_office.send(
+            Mail("answer", self._parts.heartbeat.replica_id, replica, session.id, json.dumps(body))
+        )
+
+    async def cancelled(self, session: Session, params: Mapping[str, Any] | None) -> None:
+        """Cancel a request here and everywhere: a retried POST may run on two replicas."""
+        request_id = cancelled_request_id_from_params(params)
+        if request_id is None:
+            return
+        reason = (params or {}).get("reason")
+        reason = reason if isinstance(reason, str) else None
+        body = {"id": request_id, "reason": reason}
+        self._cancel(session.id, request_id, reason)
+        await self._parts.post_office.broadcast(
+            Mail("cancel", self._parts.heartbeat.replica_id, None, session.id, json.dumps(body))
+        )
+
+    async def progress(self, session: Session, params: Mapping[str, Any] | None) -> None:
+        """Route progress on one of our own requests to the replica that waits for it; nobody there: dropped."""
+        token = (params or {}).get("progressToken")
+        replica = waiting_replica(token)
+        if replica is None:
+            return
+        body = json.dumps(dict(params or {}))
+        mail = Mail("progress", self._parts.heartbeat.replica_id, replica, session.id, body)
+        if replica == self._parts.heartbeat.replica_id:
+            self._hear_progress(mail)
+        else:
+            await self._parts.post_office.send(mail)
+
+    def _hear_answer(self, mail: Mail) -> None:
+        self._take_answer(mail.session_id or "", json.loads(mail.body))
+
+    def _take_answer(self, session_id: str, body: Mapping[str, Any]) -> None:
+        if not self._parts.waiters.answer(session_id, str(body["id"]), _outcome(body)):
+            self._parts.telemetry.count("mcpsession_late_answers_total")
+
+    def _hear_cancel(self, mail: Mail) -> None:
+        body = json.loads(mail.body)
+        self._cancel(mail.session_id or "", body["id"], body.get("reason"))
+
+    def _cancel(self, session_id: str, request_id: RequestId, reason: str | None) -> None:
+        if self._parts.in_flight.cancel(session_id, request_id, reason):
+            self._parts.telemetry.count("mcpsession_cancelled_requests_total")
+
+    def _hear_progress(self, mail: Mail) -> None:
+        match json.loads(mail.body):
+            case {"progressToken": str() as token, "progress": int() | float() as progress, **rest} if not isinstance(
+                progress, bool
+            ):
+                waiter = self._parts.waiters.find(mail.session_id or "", token)
+                if waiter is not None:
+                    total, text = rest.get("total"), rest.get("message")
+                    waiter.progress(
+                        float(progress),
+                        float(total) if isinstance(total, int | float) else None,
+                        text if isinstance(text, str) else None,
+                    )
+            case _:
+                pass
+
+
+def _outcome(body: Mapping[str, Any]) -> Outcome:
+    if "error" not in body:
+        return dict(body["result"])
+    try:
+        return ErrorData.model_validate(body["error"])
+    except ValidationError:
+        return ErrorData(code=-32603, message="the client answered with a malformed error")

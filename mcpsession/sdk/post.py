@@ -1,0 +1,179 @@
+"""POST: a request, a notification, or an answer, of a session that may have begun on any replica."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.abc
+from mcp.server.connection import Connection
+from mcp.server.runner import ServerRunner, aclose_shielded
+from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import InitializeRequestParams, RequestId
+from starlette.requests import Request
+from starlette.types import Send
+
+from mcpsession.errors import StoreUnavailableError
+from mcpsession.model import Mail, Session
+from mcpsession.sdk import wire
+from mcpsession.sdk.current import CurrentSession
+from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
+from mcpsession.sdk.exchange import Exchange
+from mcpsession.sdk.parts import Parts
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel.server import Server
+
+logger = logging.getLogger(__name__)
+
+_SSE = TransportContext(kind="streamable-http", can_send_request=True)
+_JSON = TransportContext(kind="streamable-http", can_send_request=False)
+
+
+@lru_cache(maxsize=1024)
+def client_params(text: str) -> InitializeRequestParams:
+    """What the client said of itself at `initialize`; the same text, usually of thousands of clients, is one object."""
+    return InitializeRequestParams.model_validate_json(text)
+
+
+def connection_of(parts: Parts, session: Session) -> Connection:
+    """The session as the SDK's connection, for one request (its `exit_stack` is per request here)."""
+    connection = Connection(
+        StandaloneOutlet(parts, session.id),
+        protocol_version=session.protocol_version,
+        session_id=session.id,
+        client_params=client_params(session.client_params) if session.client_params else None,
+    )
+    if session.initialized:
+        connection.initialized.set()
+    return connection
+
+
+class RequestRunner:
+    """Runs requests of live sessions through the SDK's kernel."""
+
+    def __init__(
+        self, server: Server[Any], parts: Parts, tasks: anyio.abc.TaskGroup, lifespan_state: Any, *, json_mode: bool
+    ) -> None:
+        self._server = server
+        self._parts = parts
+        self._tasks = tasks
+        self._lifespan_state = lifespan_state
+        self._json_mode = json_mode
+
+    def arrive(self, session_id: str, request_id: RequestId) -> Exchange:
+        """Note the request before anything is waited for, so that a cancel finds it."""
+        exchange = Exchange(self._parts, request_id, json_mode=self._json_mode)
+        self._parts.in_flight.arrive(session_id, request_id, exchange)
+        return exchange
+
+    async def serve(
+        self, exchange: Exchange, session: Session, message: Mapping[str, Any], request: Request, send: Send
+    ) -> None:
+        """Run one request and write its response."""
+        request_id: RequestId = message["id"]
+        parts = self._parts
+        if not parts.in_flight.enter(session.id, request_id, exchange):
+            text = f"Duplicate request id: a request with id {request_id!r} is still running in this session"
+            await wire.refuse(send, 400, text, request_id=request_id)
+            return
+        exchange.open(session)
+        params = message.get("params")
+        context = self._context(exchange, session, request_id, params, request)
+        current = CurrentSession(session, parts.sessions)
+        connection = connection_of(parts, session)
+        runner = ServerRunner(self._server, connection, self._lifespan_state)
+
+        async def call() -> dict[str, Any]:
+            try:
+                return await runner.on_request(context, message["method"], params)
+            finally:
+                context.close()
+                await aclose_shielded(connection)
+
+        def finished() -> None:
+            parts.in_flight.leave(session.id, request_id, exchange)
+            parts.touches.note(session.id)
+
+        exchange.on_cancelled = lambda: context.cancel_requested.set()
+        exchange.on_finished = finished
+        if exchange.cancelled:
+            exchange.cancel(None)
+        self._tasks.start_soon(exchange.run, call, current)
+        await exchange.serve(send)
+
+    def _context(
+        self,
+        exchange: Exchange,
+        session: Session,
+        request_id: RequestId,
+        params: Mapping[str, Any] | None,
+        request: Request,
+    ) -> RequestContext:
+        # Clients before 2025-11-25 got no priming event, so they could not resume a stream that is closed early.
+        resumable = not self._json_mode and session.protocol_version >= "2025-11-25"
+
+        async def close_stream() -> None:
+            exchange.close_socket()
+
+        async def close_standalone() -> None:
+            await close_standalone_stream(self._parts, session.id)
+
+        return RequestContext(
+            self._parts,
+            session.id,
+            None if self._json_mode else exchange,
+            request_id=request_id,
+            progress_token=progress_token_from_params(params),
+            transport=_JSON if self._json_mode else _SSE,
+            metadata=ServerMessageMetadata(
+                request_context=request,
+                close_sse_stream=close_stream if resumable else None,
+                close_standalone_sse_stream=close_standalone if resumable else None,
+                can_send_request=not self._json_mode,
+            ),
+        )
+
+    async def notify(self, session: Session, method: str, params: Mapping[str, Any] | None, request: Request) -> None:
+        """Hand a notification to the server's own handlers. What they raise is logged, not raised."""
+        connection = connection_of(self._parts, session)
+        context = RequestContext(
+            self._parts,
+            session.id,
+            None,
+            request_id=None,
+            progress_token=None,
+            transport=_JSON,
+            metadata=ServerMessageMetadata(request_context=request, can_send_request=False),
+        )
+        try:
+            await ServerRunner(self._server, connection, self._lifespan_state).on_notify(context, method, params)
+        finally:
+            await aclose_shielded(connection)
+
+    def notify_soon(self, session: Session, method: str, params: Mapping[str, Any] | None, request: Request) -> None:
+        """The same, after the client has its 202."""
+
+        async def run() -> None:
+            try:
+                await self.notify(session, method, params, request)
+            except Exception:  # the boundary: a bad handler must not end the replica's task group
+                logger.exception("the handling of %s failed", method)
+
+        self._tasks.start_soon(run)
+
+
+async def close_standalone_stream(parts: Parts, session_id: str) -> None:
+    """End the session's GET stream, wherever it is held; the client reconnects."""
+    parts.standalones.let_go(session_id)
+    try:
+        await parts.post_office.broadcast(
+            Mail(kind="control", sender=parts.heartbeat.replica_id, session_id=session_id, body="close-standalone")
+        )
+    except StoreUnavailableError as error:
+        logger.warning("other replicas were not told to close a standalone stream: %s", error)

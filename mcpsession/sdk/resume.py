@@ -1,0 +1,156 @@
+"""GET with Last-Event-ID: a request's stream goes on, on any replica.
+
+The reader writes its name into the stream's row before its first read, so the producer's next flush, which locks that
+row anyway, rings it and stops writing to its own socket. Events are read in pages until the last one was sent. A stream
+whose producer died is finished here, with an error that says what is known.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+
+import anyio
+from starlette.types import Send
+
+from mcpsession.errors import StoreUnavailableError
+from mcpsession.model import Event, Session, StreamState
+from mcpsession.reaper import unknown_outcome
+from mcpsession.sdk import wire
+from mcpsession.sdk.parts import Parts
+from mcpsession.tails import Tail
+
+logger = logging.getLogger(__name__)
+
+_PAGE = 100
+# A stream's row may be on its way: its producer has a batch in flight.
+_PATIENCE = 1.0
+_AWAY_RETRY_MS = 5000
+UNKNOWN = "Unknown Last-Event-ID: this session has no such stream, or it expired; send the request again"
+MALFORMED = "Malformed Last-Event-ID: send back an event id of this server's as it was"
+
+
+class Resumption:
+    """One client, reading on where it was cut."""
+
+    def __init__(self, parts: Parts, session: Session, cursor: wire.Cursor, send: Send) -> None:
+        self._parts = parts
+        self._session = session
+        self._stream_id = cursor.stream_id
+        self._seq = cursor.seq
+        self._send = send
+        self._socket = anyio.CancelScope()
+        self._request_ids: Sequence[str] = ()
+
+    def let_go(self) -> None:
+        """Another socket of this replica reads the stream, or this replica goes."""
+        self._socket.cancel()
+
+    async def serve(self) -> None:
+        """Write the stream from the cursor to its end."""
+        parts, key = self._parts, (self._session.id, self._stream_id)
+        with parts.tails.reading(*key) as tail:
+            try:
+                found = await self._attach(tail)
+            except StoreUnavailableError:
+                # Two 5xx and clients give up; this they take for a cut, and come back.
+                await self._begin()
+                await self._end(wire.retry(_AWAY_RETRY_MS))
+                return
+            if not found:
+                await wire.refuse(self._send, 400, UNKNOWN)
+                return
+            await self._begin()
+            with parts.readers.holding(key, self):
+                with self._socket:
+                    await self._follow(tail)
+                    return
+                with anyio.move_on_after(1.0, shield=True):
+                    await self._end(b"")
+
+    async def _attach(self, tail: Tail) -> bool:
+        deadline = anyio.current_time() + _PATIENCE
+        while True:
+            me = self._parts.heartbeat.replica_id
+            if await self._parts.log.attach(self._session.id, self._stream_id, me):
+                return True
+            if anyio.current_time() > deadline:
+                return False
+            await tail.wait(0.05)
+
+    async def _follow(self, tail: Tail) -> None:
+        parts, idle_since = self._parts, anyio.current_time()
+        while True:
+            try:
+                state = await parts.log.read(self._session.id, self._stream_id, self._seq, _PAGE)
+                if state is not None and state.orphaned:
+                    await self._take_over(state)
+                    continue
+            except StoreUnavailableError:
+                await self._end(wire.retry(_AWAY_RETRY_MS))
+                return
+            chunk, over = self._next(state)
+            if chunk or over:
+                idle_since = anyio.current_time()
+                await parts.heartbeat.may_write_again()
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": not over})
+            if over:
+                return
+            if state is None or len(state.events) < _PAGE:
+                await tail.wait(parts.settings.poll)
+            if anyio.current_time() - idle_since > parts.settings.keep_alive:
+                idle_since = anyio.current_time()
+                parts.touches.note(self._session.id)
+                await self._send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
+
+    async def _take_over(self, state: StreamState) -> None:
+        finals = unknown_outcome(state.request_ids)
+        me = self._parts.heartbeat.replica_id
+        if await self._parts.log.take_over(self._session.id, self._stream_id, self._seq, finals, by=me):
+            self._parts.telemetry.count("mcpsession_taken_over_streams_total")
+
+    def _next(self, state: StreamState | None) -> tuple[bytes, bool]:
+        """The frames to write now, and whether they are the last."""
+        if state is None:
+            return self._give_up("the stream expired"), True
+        self._request_ids = state.request_ids
+        frames: list[bytes] = []
+        for event in state.events:
+            if event.seq != self._seq + 1 and not self._may_skip(state, event):
+                kept = f"events up to {state.trimmed_seq} of {state.last_seq} are gone"
+                return b"".join(frames) + self._give_up(kept), True
+            self._seq = event.seq
+            if event.message:
+                frames.append(wire.event(f"{self._stream_id}.{event.seq}", event.message))
+        if state.finished and not state.events and self._seq >= state.last_seq:
+            # Nothing is left, so the client was told of numbers that never became durable, or had the answer already.
+            return self._give_up(f"it ended at event {state.last_seq}, and nothing after it was kept"), True
+        over = state.finished and self._seq >= state.last_seq
+        return b"".join(frames), over
+
+    @staticmethod
+    def _may_skip(state: StreamState, event: Event) -> bool:
+        # A stranger's final leaves out the numbers that the dead producer may have sent but never stored.
+        return state.taken_over and event.seq > state.last_seq - len(state.request_ids)
+
+    def _give_up(self, why: str) -> bytes:
+        """A request's stream never ends without its response: clients would reconnect for ever."""
+        text = f"this stream cannot be resumed after event {self._seq}: {why}; whether the call had effects is unknown"
+        error = json.dumps({"code": wire.INTERNAL_ERROR, "message": text, "data": {"outcome": "unknown"}})
+        return b"".join(
+            wire.event(
+                f"{self._stream_id}.{self._seq + number}", f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}'
+            )
+            for number, request_id in enumerate(self._request_ids, 1)
+        )
+
+    async def _begin(self) -> None:
+        headers = wire.stream_headers(self._session.id)
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        if self._parts.limits.retry_ms is not None:
+            first = wire.retry(self._parts.limits.retry_ms)
+            await self._send({"type": "http.response.body", "body": first, "more_body": True})
+
+    async def _end(self, last: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})

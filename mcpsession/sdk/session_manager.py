@@ -1,0 +1,331 @@
+"""The SDK's session manager, with its stateful path replaced: the session is a row, not an object of one process.
+
+Requests of the sessionless era (2026-07-28) go to the SDK untouched.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pydantic_core
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
+from mcp.server.streamable_http_manager import RequestBodyLimitMiddleware, StreamableHTTPSessionManager
+from mcp.server.transport_security import (
+    DEFAULT_MAX_REQUEST_BODY_SIZE,
+    TransportSecurityMiddleware,
+    TransportSecuritySettings,
+)
+from mcp_types import jsonrpc_message_adapter
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from mcpsession.errors import LayerClosedError, MCPSessionError, StoreUnavailableError
+from mcpsession.model import STANDALONE, Session
+from mcpsession.sdk import wire
+from mcpsession.sdk.drain import draining_at_sigterm
+from mcpsession.sdk.inbound import NOBODY_WAITS, Inbound
+from mcpsession.sdk.initialize import initialize
+from mcpsession.sdk.parts import Parts
+from mcpsession.sdk.post import RequestRunner
+from mcpsession.sdk.resume import MALFORMED, Resumption
+from mcpsession.sdk.standalone import Standalone
+from mcpsession.sdk.termination import Endings
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel.server import Server
+
+logger = logging.getLogger(__name__)
+
+_HANDSHAKE = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
+_RETRY_AFTER = 5
+
+Running = Callable[[], AbstractAsyncContextManager[Parts]]
+
+
+class LayerSessionManager(StreamableHTTPSessionManager):
+    """Serves one MCP server from this replica. Runs, like the SDK's, once."""
+
+    def __init__(
+        self,
+        app: Server[Any],
+        running: Running,
+        *,
+        drain: Callable[[], Awaitable[None]] | None = None,
+        retry_ms: int | None = None,
+        json_response: bool = False,
+        security_settings: TransportSecuritySettings | None = None,
+        max_request_body_size: int = DEFAULT_MAX_REQUEST_BODY_SIZE,
+    ) -> None:
+        super().__init__(
+            app,
+            json_response=json_response,
+            security_settings=security_settings,
+            max_request_body_size=max_request_body_size,
+        )
+        self._running = running
+        self._drain = drain
+        self._retry_ms = retry_ms
+        self._security = TransportSecurityMiddleware(security_settings)
+        self._modern = RequestBodyLimitMiddleware(super()._handle_request, max_request_body_size)
+        self._parts: Parts | None = None
+        self._runner: RequestRunner | None = None
+        self._inbound: Inbound | None = None
+        self._endings: Endings | None = None
+        # The SDK's own ASGI endpoint calls whatever stands here.
+        self.asgi_app = self._by_era  # type: ignore[assignment]  # any ASGI app serves
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Serve while inside; starts and stops the layer."""
+        async with self._running() as parts, super().run():
+            assert self._task_group is not None
+            self._parts = parts
+            if self._retry_ms is not None:
+                parts.limits.retry_ms = self._retry_ms
+            self._runner = RequestRunner(
+                self.app, parts, self._task_group, self._lifespan_state, json_mode=self.json_response
+            )
+            self._inbound = Inbound(parts)
+            self._endings = Endings(parts)
+            if close := getattr(_listen_handler(self.app), "close", None):
+                parts.drain.closing.append(close)
+            try:
+                with draining_at_sigterm(self._drain, self._task_group) if self._drain else nullcontext():
+                    yield
+            finally:
+                parts.in_flight.end_all("This replica is shutting down; whether the call had effects is unknown")
+                self._parts = None
+
+    async def _by_era(self, scope: Scope, receive: Receive, send: Send) -> None:
+        version = wire.header(scope["headers"], wire.VERSION_HEADER)
+        if version is None or version in _HANDSHAKE:
+            await self._handle_stateful_request(scope, receive, send)
+        else:
+            await self._modern(scope, receive, send)
+
+    async def _handle_stateful_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._parts is None:
+            raise LayerClosedError
+        request = Request(scope, receive)
+        method = scope["method"]
+        if refusal := await self._security.validate_request(request, is_post=method == "POST"):
+            await refusal(scope, receive, send)
+            return
+        try:
+            match method:
+                case "POST":
+                    await self._post(request, receive, send)
+                case "GET":
+                    await self._get(request, receive, send)
+                case "DELETE":
+                    await self._delete(request, send)
+                case _:
+                    await wire.refuse(send, 405, "Method Not Allowed", allow=b"GET, POST, DELETE")
+        except StoreUnavailableError as error:
+            logger.warning("a %s could not be served: %s", method, error)
+            text = "The session store is away; try again"
+            await wire.refuse(send, 503, text, code=wire.INTERNAL_ERROR, retry_after=_RETRY_AFTER)
+        except MCPSessionError:
+            logger.exception("a %s could not be served", method)
+            await wire.refuse(send, 500, "The session store refused", code=wire.INTERNAL_ERROR)
+
+    # POST
+
+    async def _post(self, request: Request, receive: Receive, send: Send) -> None:
+        message = await self._message(request, receive, send)
+        if message is None:
+            return
+        parts, runner, inbound = self._serving()
+        method = message.get("method")
+        if method is not None and "id" in message:
+            if parts.journal.age > parts.settings.journal_age:
+                raise StoreUnavailableError("the journal cannot write")
+            if method == "initialize" and wire.header(request.scope["headers"], wire.SESSION_HEADER) is None:
+                await initialize(
+                    self.app, parts, self._lifespan_state, message, request, send,
+                    owner=_owner(request.scope), json_mode=self.json_response,
+                )  # fmt: skip
+                return
+            await self._request(message, request, send)
+            return
+        session = await self._session(request, send)
+        if session is None:
+            return
+        if method is None:
+            if await inbound.answer(session, message):
+                await wire.respond(send, 202)
+            else:
+                await wire.refuse(send, 400, NOBODY_WAITS)
+            return
+        params = message.get("params")
+        match method:
+            case "notifications/initialized":
+                await parts.sessions.mark_initialized(session.id)
+            case "notifications/cancelled":
+                await inbound.cancelled(session, params)
+            case "notifications/progress":
+                await inbound.progress(session, params)
+            case _:
+                pass
+        await wire.respond(send, 202)
+        runner.notify_soon(session, method, params, request)
+
+    async def _request(self, message: dict[str, Any], request: Request, send: Send) -> None:
+        parts, runner, _ = self._serving()
+        claimed = wire.header(request.scope["headers"], wire.SESSION_HEADER)
+        key = claimed.decode("latin-1") if claimed else ""
+        # Registered before the first wait, so that a cancel that overtakes it finds it.
+        exchange = runner.arrive(key, message["id"])
+        try:
+            session = await self._session(request, send)
+            if session is None:
+                return
+            await parts.heartbeat.may_write_again()
+        finally:
+            parts.in_flight.leave_arriving(key, message["id"], exchange)
+        await runner.serve(exchange, session, message, request, send)
+
+    async def _message(self, request: Request, receive: Receive, send: Send) -> dict[str, Any] | None:
+        """The one JSON-RPC message of a POST; None if it was refused."""
+        accept = wire.header(request.scope["headers"], b"accept") or b""
+        has_json, has_sse = wire.accepts(accept)
+        if not has_json or not (has_sse or self.json_response):
+            wanted = "application/json" if self.json_response else "both application/json and text/event-stream"
+            await wire.refuse(send, 406, f"Not Acceptable: Client must accept {wanted}")
+            return None
+        body = await self._body(request, receive, send)
+        if body is None:
+            return None
+        try:
+            message = pydantic_core.from_json(body)
+        except ValueError as error:
+            await wire.refuse(send, 400, f"Parse error: {error}", code=wire.PARSE_ERROR)
+            return None
+        match message:
+            case {"jsonrpc": "2.0", "id": int() | str() as id_, "method": str()} if not isinstance(id_, bool):
+                params = message.get("params")
+                if params is None or isinstance(params, dict):
+                    return dict(message)
+            case list():
+                text = "Batches are not supported: send one JSON-RPC message in each POST"
+                await wire.refuse(send, 400, text)
+                return None
+            case _:
+                pass
+        try:
+            jsonrpc_message_adapter.validate_python(message, by_name=False)
+        except ValidationError as error:
+            text = f"Not a JSON-RPC message: {error.error_count()} problems, the first: {error.errors()[0]['msg']}"
+            await wire.refuse(send, 400, text, code=wire.INVALID_PARAMS)
+            return None
+        return dict(message)
+
+    async def _body(self, request: Request, receive: Receive, send: Send) -> bytes | None:
+        body = bytearray()
+        while True:
+            part = await receive()
+            if part["type"] == "http.disconnect":
+                return None
+            body += part.get("body", b"")
+            if len(body) > self.max_request_body_size:
+                text = f"Request body too large: at most {self.max_request_body_size} bytes are allowed"
+                await wire.refuse(send, 413, text)
+                return None
+            if not part.get("more_body", False):
+                return bytes(body)
+
+    # GET and DELETE
+
+    async def _get(self, request: Request, receive: Receive, send: Send) -> None:
+        headers = request.scope["headers"]
+        _, has_sse = wire.accepts(wire.header(headers, b"accept") or b"")
+        if not has_sse:
+            await wire.refuse(send, 406, "Not Acceptable: Client must accept text/event-stream")
+            return
+        parts, _, _ = self._serving()
+        try:
+            session = await self._session(request, send)
+        except StoreUnavailableError:
+            # Clients give up after two 5xx; an empty stream they take for a cut, and come back.
+            body = wire.retry(_RETRY_AFTER * 1000)
+            await wire.respond(send, 200, body, content_type=b"text/event-stream")
+            return
+        if session is None:
+            return
+        last_event_id = wire.header(headers, wire.LAST_EVENT_HEADER)
+        cursor = None
+        if last_event_id:
+            cursor = wire.parse_cursor(last_event_id.decode("latin-1"))
+            if cursor is None:
+                await wire.refuse(send, 400, MALFORMED)
+                return
+        if parts.drain.begun:
+            await wire.refuse(send, 503, "This replica is shutting down; try again", retry_after=1)
+            return
+        parts.touches.note(session.id)
+        if cursor is None or cursor.stream_id == STANDALONE:
+            await Standalone(parts, session, send).serve(cursor, receive)
+        else:
+            await Resumption(parts, session, cursor, send).serve()
+
+    async def _delete(self, request: Request, send: Send) -> None:
+        session = await self._session(request, send)
+        if session is None:
+            return
+        assert self._endings is not None
+        if await self._endings.end(session):
+            await wire.respond(send, 200, b"{}")
+        else:
+            await wire.refuse(send, 404, wire.NOT_FOUND)
+
+    # Who it is
+
+    async def _session(self, request: Request, send: Send) -> Session | None:
+        """The caller's live session; None if the request was refused.
+
+        One answer for an id that is unknown, expired, ended or someone else's.
+        """
+        parts, _, _ = self._serving()
+        value = wire.header(request.scope["headers"], wire.SESSION_HEADER)
+        if value is None:
+            await wire.refuse(send, 400, "Bad Request: Missing session ID; start with initialize")
+            return None
+        session_id = wire.session_id_of(value)
+        if session_id is None:
+            text = "Bad Request: Mcp-Session-Id must be 1 to 128 visible ASCII characters"
+            await wire.refuse(send, 400, text)
+            return None
+        session = parts.cache.peek(session_id) or await parts.cache.load(session_id)
+        if session is None or session.owner != _owner(request.scope):
+            await wire.refuse(send, 404, wire.NOT_FOUND)
+            return None
+        left = parts.cache.remaining(session_id)
+        if session.remaining is not None and (left or session.remaining) < parts.settings.touch_flush:
+            # Near its end the collected touch could come too late.
+            await parts.touches.touch(session_id)
+        return session
+
+    def _serving(self) -> tuple[Parts, RequestRunner, Inbound]:
+        if self._parts is None or self._runner is None or self._inbound is None:
+            raise LayerClosedError
+        return self._parts, self._runner, self._inbound
+
+
+def _listen_handler(server: Server[Any]) -> object:
+    """The SDK's handler of `subscriptions/listen`, which can end its streams gracefully."""
+    entry = server.get_request_handler("subscriptions/listen")
+    return None if entry is None else entry.handler
+
+
+def _owner(scope: Scope) -> str:
+    """The whole principal (client, issuer, subject) as canonical text; empty for an anonymous client."""
+    user = scope.get("user")
+    if not isinstance(user, AuthenticatedUser):
+        return ""
+    return json.dumps(authorization_context(user), sort_keys=True)
