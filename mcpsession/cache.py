@@ -7,6 +7,7 @@ row just read is kept only if no invalidation was heard since before the read: i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,7 +22,8 @@ _MOST = 100_000
 
 class _Entry(NamedTuple):
     session: Session
-    until: float
+    stale_at: float
+    ends_at: float
 
 
 class SessionCache:
@@ -43,7 +45,7 @@ class SessionCache:
         if entry is None:
             return None
         now = time.monotonic()
-        if now >= entry.until:
+        if now >= entry.stale_at or now >= entry.ends_at:
             del self._entries[session_id]
             return None
         return entry.session if self._leased(now) else None
@@ -59,18 +61,24 @@ class SessionCache:
         session = await self._store.get(session_id)
         # Sessions not yet initialized change with the very next request.
         if session is not None and session.initialized and before == self._invalidations and self._leased(asked):
-            self._keep(session, asked)
+            while len(self._entries) >= _MOST:
+                del self._entries[next(iter(self._entries))]
+            if self._settings.cache_ttl > 0:
+                ends_at = math.inf if session.remaining is None else asked + session.remaining
+                self._entries[session_id] = _Entry(session, asked + self._settings.cache_ttl, ends_at)
         return session
 
     def extend(self, session_id: SessionId, remaining: float | None) -> None:
         """A touch moved the session's end: `remaining` seconds from about now."""
         if entry := self._entries.get(session_id):
-            self._keep(entry.session, time.monotonic(), remaining)
+            ends_at = math.inf if remaining is None else time.monotonic() + remaining
+            self._entries[session_id] = entry._replace(ends_at=ends_at)
 
-    def remaining(self, session_id: SessionId) -> float | None:
-        """Seconds until the entry must be read again; None if it is not here."""
-        entry = self._entries.get(session_id)
-        return None if entry is None else entry.until - time.monotonic()
+    def remaining(self, session: Session) -> float:
+        """Seconds that a session just loaded has left to live."""
+        if entry := self._entries.get(session.id):
+            return entry.ends_at - time.monotonic()
+        return math.inf if session.remaining is None else session.remaining
 
     def drop(self, session_id: SessionId) -> None:
         """The session changed or ended."""
@@ -84,12 +92,3 @@ class SessionCache:
 
     def _leased(self, now: float) -> bool:
         return now - self._last_echo() < self._settings.cache_lease
-
-    def _keep(self, session: Session, now: float, remaining: float | None = None) -> None:
-        left = session.remaining if remaining is None else remaining
-        keep = self._settings.cache_ttl if left is None else min(left, self._settings.cache_ttl)
-        if keep <= 0:
-            return
-        while len(self._entries) >= _MOST:
-            del self._entries[next(iter(self._entries))]
-        self._entries[session.id] = _Entry(session, now + keep)

@@ -111,6 +111,8 @@ class StreamWriter:
     def settle(self, count: int, finished: bool, reader: ReplicaId | None) -> None:
         self.base = max(self.base, 0) + count
         self.closed = finished
+        if finished:
+            self._journal.close(self)
         self._listener.landed()
         if reader is not None:
             self._listener.read_by(reader)
@@ -130,6 +132,7 @@ class StreamWriter:
     def lose(self, error: Exception | None) -> None:
         """The stream is somebody else's now."""
         self.closed = True
+        self._journal.close(self)
         self._pending = []
         self._listener.refused(error)
 
@@ -138,6 +141,15 @@ def unstorable(request_ids: Sequence[str]) -> list[str]:
     """The finals of a stream that the store could not hold."""
     error = '{"code":-32603,"message":"the messages of this call could not be stored; nothing more of it is known"}'
     return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
+
+
+Part = tuple[StreamWriter, OpenedStream | AppendedStream]
+"""A writer, and what it has for this batch."""
+
+
+def _lose(parts: Sequence[Part], error: Exception | None) -> None:
+    for writer, _ in parts:
+        writer.lose(error)
 
 
 class _Standalone:
@@ -156,6 +168,7 @@ class Journal:
         self._settings = settings
         self._me = me
         self._dirty: dict[StreamWriter, None] = {}
+        self._open: dict[StreamId, StreamWriter] = {}
         self._standalone: deque[_Standalone] = deque()
         self._bytes = 0
         self._busy_since: float | None = None
@@ -178,8 +191,16 @@ class Journal:
     def open(self, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener) -> StreamWriter:
         """Enter a new request stream in the log, soon."""
         writer = StreamWriter(self, session_id, request_ids, listener)
+        self._open[writer.stream_id] = writer
         self.note(writer, 0)
         return writer
+
+    def writes(self, stream_id: StreamId) -> bool:
+        """Whether this replica still writes that stream."""
+        return stream_id in self._open
+
+    def close(self, writer: StreamWriter) -> None:
+        self._open.pop(writer.stream_id, None)
 
     def append_standalone(self, session_id: SessionId, message: str, *, request_of: ReplicaId | None = None) -> None:
         """Add to a session's standalone stream, soon. In order; at least once."""
@@ -237,7 +258,7 @@ class Journal:
 
     async def _write_some(self) -> None:
         began = time.monotonic()
-        writers: list[tuple[StreamWriter, OpenedStream | AppendedStream]] = []
+        writers: list[Part] = []
         size = 0
         while self._dirty and len(writers) < _BATCH_STREAMS and size < _BATCH_BYTES:
             writer = next(iter(self._dirty))
@@ -255,61 +276,68 @@ class Journal:
             self._busy_since = began
         self._shrink()
 
-    async def _write(self, parts: Sequence[tuple[StreamWriter, OpenedStream | AppendedStream]]) -> None:
-        """Write these until the outcome of each is known."""
-        producer, unsure, pause = self._me(), False, 0.05
-        while parts:
-            try:
-                if unsure:
-                    parts = [part for part in parts if not await self._landed(*part, producer)]
-                await self._write_once(parts, producer)
-                return
-            except StoreUnavailableError as error:
-                unsure = True
-                if self._me() != producer:
-                    for writer, _ in parts:
-                        writer.lose(None)
-                    return
-                logger.warning("the journal waits %.1f s: %s", pause, error)
-                await anyio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, 1.0)
+    async def _write(self, parts: Sequence[Part]) -> None:
+        """Write these until the outcome of each is known. Who is settled leaves the list, and is not settled again."""
+        left, producer, unsure, pause = list(parts), self._me(), False, 0.05
+        try:
+            while left:
+                try:
+                    if unsure:
+                        await self._strike_landed(left, producer)
+                    await self._write_once(left, producer)
+                except StoreUnavailableError as error:
+                    unsure = True
+                    if self._me() != producer:
+                        # Declared dead meanwhile: others finish these.
+                        _lose(left, None)
+                        return
+                    logger.warning("the journal waits %.1f s: %s", pause, error)
+                    await anyio.sleep(pause * random.uniform(0.5, 1.0))
+                    pause = min(pause * 2, 1.0)
+        except Exception as error:  # the boundary: whoever waits for these must hear of it, whatever it was
+            logger.exception("the journal failed on %d streams", len(left))
+            _lose(left, error)
 
-    async def _write_once(
-        self, parts: Sequence[tuple[StreamWriter, OpenedStream | AppendedStream]], producer: ReplicaId
-    ) -> None:
-        if not parts:
+    async def _write_once(self, left: list[Part], producer: ReplicaId) -> None:
+        if not left:
             return
         batch = Batch(
-            opened=[part for _, part in parts if isinstance(part, OpenedStream)],
-            appended=[part for _, part in parts if isinstance(part, AppendedStream)],
+            opened=[part for _, part in left if isinstance(part, OpenedStream)],
+            appended=[part for _, part in left if isinstance(part, AppendedStream)],
         )
         try:
             accepted = await self._log.write(batch, producer=producer)
         except StoreError as error:
             # Something in here cannot be stored. Halve until the culprit stands alone; the others go on.
-            if len(parts) > 1:
-                middle = len(parts) // 2
-                await self._write(parts[:middle])
-                await self._write(parts[middle:])
-            else:
+            if len(left) == 1:
                 logger.error("a stream's events were refused by the store: %s", error)
-                parts[0][0].spoil(error)
+                left.pop()[0].spoil(error)
+                return
+            halves = left[: len(left) // 2], left[len(left) // 2 :]
+            left.clear()
+            for half in halves:
+                await self._write(half)
             return
         readers = {(stream.session_id, stream.stream_id): stream.reader for stream in accepted}
-        for writer, part in parts:
+        for writer, part in left.copy():
             key = (part.session_id, part.stream_id)
             if key in readers:
+                left.remove((writer, part))
                 writer.settle(len(part.events), part.finished, readers[key])
-            elif not await self._landed(writer, part, producer):
-                writer.lose(None)
+        # What was not accepted is there already, after an attempt whose outcome was unknown, or is not ours any more.
+        await self._strike_landed(left, producer)
+        _lose(left, None)
+        left.clear()
 
-    async def _landed(self, writer: StreamWriter, part: OpenedStream | AppendedStream, producer: ReplicaId) -> bool:
-        base = part.base if isinstance(part, AppendedStream) else 0
-        count = len(part.events)
-        if not await self._log.landed(part.session_id, part.stream_id, base + count, producer=producer):
-            return False
-        writer.settle(count, part.finished, None)
-        return True
+    async def _strike_landed(self, left: list[Part], producer: ReplicaId) -> None:
+        for writer, part in left.copy():
+            if await self._landed(part, producer):
+                left.remove((writer, part))
+                writer.settle(len(part.events), part.finished, None)
+
+    async def _landed(self, part: OpenedStream | AppendedStream, producer: ReplicaId) -> bool:
+        last_seq = len(part.events) + (part.base if isinstance(part, AppendedStream) else 0)
+        return await self._log.landed(part.session_id, part.stream_id, last_seq, producer=producer)
 
     async def _write_standalone(self) -> int:
         some = [self._standalone.popleft() for _ in range(min(_BATCH_STREAMS, len(self._standalone)))]

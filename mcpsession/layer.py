@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -58,7 +59,11 @@ class SessionLayer:
         self._heartbeat = heartbeat = Heartbeat(backend, settings)
         me = self._me
         post_office = PostOffice(backend.mailbox, backend.doorbell, me)
-        cache = SessionCache(backend.sessions, settings, backend.doorbell.last_echo)
+        cache = SessionCache(
+            backend.sessions,
+            settings,
+            lambda: -math.inf if post_office.behind else backend.doorbell.last_echo(),
+        )
         self._parts = parts = Parts(
             settings=settings,
             sessions=backend.sessions,
@@ -249,6 +254,7 @@ class SessionLayer:
         office.on_lost = self._all_may_have_changed
         parts.journal.on_standalone = lambda session_id, holder: office.ring_stream(holder, session_id, "s")
         self._reaper.on_finished = parts.tails.wake
+        self._reaper.writes = parts.journal.writes
         heartbeat.position = lambda: office.position
         heartbeat.on_pulse = lambda pulse: office.wake() if pulse.mail or pulse.news else None
         heartbeat.on_death = self._finish_orphans

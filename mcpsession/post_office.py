@@ -40,6 +40,8 @@ class PostOffice:
         self._handlers: dict[MailKind, list[Handler]] = {}
         self._wake = anyio.Event()
         self._handed: OrderedDict[int, None] = OrderedDict()
+        self.behind = False
+        """Broadcast mail was rung for and is not read yet: what is cached may be the older truth."""
         self.position = ""
         """How far this replica has read the broadcast mail."""
         self.on_lost: Callable[[], None] = lambda: None
@@ -82,6 +84,10 @@ class PostOffice:
         else:
             self._doorbell.ring(Bell(replica, f"h {session_id}"))
 
+    def ring_hang_up(self, session_id: SessionId) -> None:
+        """Tell whoever holds a session's standalone stream to end it. A bell that is lost leaves it open."""
+        self._doorbell.ring(Bell(None, f"h {session_id}"))
+
     def acknowledge(self, mail: Mail) -> None:
         """Tell a mail's sender that it was applied here."""
         if mail.sender != self._me():
@@ -90,7 +96,10 @@ class PostOffice:
     def hear(self, word: str) -> None:
         """Take one bell's word."""
         match word.split(" "):
-            case ["m"] | ["n"]:
+            case ["m"]:
+                self.wake()
+            case ["n"]:
+                self.behind = True
                 self.wake()
             case ["s", session_id, stream_id]:
                 self.on_stream(session_id, stream_id)
@@ -137,7 +146,13 @@ class PostOffice:
             await self._mailbox.delete([mail.id for mail in inbox])
 
     async def _read_broadcasts(self) -> None:
-        read = await self._mailbox.news(self.position)
+        # Whatever is rung for from here on needs a read that begins later.
+        self.behind = False
+        try:
+            read = await self._mailbox.news(self.position)
+        except BaseException:
+            self.behind = True
+            raise
         if read is None:
             logger.warning("the position in the broadcast mail was lost: all is taken for changed")
             self.position = await self._mailbox.position()

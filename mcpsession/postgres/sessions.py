@@ -46,6 +46,16 @@ FROM mcpsession.sessions
 WHERE namespace = $1 AND id = $2 AND status = 'live' AND claimed_by IS NULL AND expires_at > now()
 """
 
+COUNT = """
+SELECT count(*) AS live
+FROM (
+    SELECT 1
+    FROM mcpsession.sessions
+    WHERE namespace = $1 AND status = 'live' AND claimed_by IS NULL AND expires_at > now()
+    LIMIT $2
+) AS those
+"""
+
 MARK_INITIALIZED = """
 UPDATE mcpsession.sessions
 SET initialized = true
@@ -173,6 +183,10 @@ class PostgresSessions:
             return None
         values = dict(row)
         return Session(metadata=json.loads(values.pop("metadata")), **values)
+
+    async def count(self, limit: int) -> int:
+        [row] = await self._database.fetch(COUNT, self._namespace, limit)
+        return int(row["live"])
 
     async def mark_initialized(self, session_id: SessionId) -> bool:
         return await self._database.fetchrow(MARK_INITIALIZED, self._namespace, session_id) is not None

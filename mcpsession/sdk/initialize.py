@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 from mcp.server.connection import Connection
+from mcp.server.lowlevel.server import NotificationOptions
+from mcp.server.models import InitializationOptions
 from mcp.server.runner import ServerRunner, aclose_shielded
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
 from mcp.shared.message import ServerMessageMetadata
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
 
 logger = logging.getLogger(__name__)
+
+# They are kept with the session, in the row and in every replica's cache.
+_MOST_PARAMS = 65_536
 
 # No back-channel: the client has no session yet that it could answer in.
 _TRANSPORT = TransportContext(kind="streamable-http", can_send_request=False)
@@ -91,11 +96,16 @@ async def initialize(
             error = wire.error_message(message["id"], outcome.code, outcome.message, outcome.data)
             await wire.respond(send, 400, wire.dump(error).encode())
             return
+        session = _session(session_id, connection, owner, parts.limits.ttl)
+        if len(session.client_params or "") > _MOST_PARAMS:
+            text = f"Invalid request parameters: at most {_MOST_PARAMS} characters are allowed"
+            await wire.refuse(send, 400, text, code=wire.INVALID_PARAMS, request_id=message["id"])
+            return
         answer = wire.dump({"jsonrpc": "2.0", "id": message["id"], "result": outcome}, settings.max_message_bytes)
         stream_id = new_stream_id()
         events = [*map(NewEvent, collected.messages), NewEvent(answer)]
         await parts.sessions.create(
-            _session(session_id, connection, owner, parts.limits.ttl),
+            session,
             None
             if json_mode
             else OpenedStream(session_id, stream_id, (wire.dump_id(message["id"]),), events, finished=True),
@@ -132,9 +142,8 @@ async def _run(
         metadata=ServerMessageMetadata(request_context=request, can_send_request=False),
     )
     try:
-        return await ServerRunner(server, connection, lifespan_state).on_request(
-            context, "initialize", message.get("params")
-        )
+        runner = ServerRunner(server, connection, lifespan_state, init_options=_options(server))
+        return await runner.on_request(context, "initialize", message.get("params"))
     except MCPSessionError as error:
         return ErrorData(code=wire.INTERNAL_ERROR, message=str(error))
     except Exception as error:
@@ -146,6 +155,15 @@ async def _run(
     finally:
         context.close()
         await aclose_shielded(connection)
+
+
+def _options(server: Server[Any]) -> InitializationOptions:
+    """What the server says of itself. One that publishes changes announces them in this era too: they reach the
+    standalone streams."""
+    publishes = server.get_request_handler("subscriptions/listen") is not None
+    return server.create_initialization_options(
+        NotificationOptions(prompts_changed=publishes, resources_changed=publishes, tools_changed=publishes)
+    )
 
 
 def _session(session_id: SessionId, connection: Connection, owner: str, ttl: float | None) -> Session:

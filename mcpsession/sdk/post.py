@@ -18,8 +18,7 @@ from mcp_types import InitializeRequestParams, RequestId
 from starlette.requests import Request
 from starlette.types import Send
 
-from mcpsession.errors import StoreUnavailableError
-from mcpsession.model import Mail, Session
+from mcpsession.model import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CurrentSession
 from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
@@ -35,10 +34,18 @@ _SSE = TransportContext(kind="streamable-http", can_send_request=True)
 _JSON = TransportContext(kind="streamable-http", can_send_request=False)
 
 
-@lru_cache(maxsize=1024)
 def client_params(text: str) -> InitializeRequestParams:
     """What the client said of itself at `initialize`; the same text, usually of thousands of clients, is one object."""
+    # A long text is some client's alone; a thousand of them must not stay in memory.
+    return _remembered(text) if len(text) < _SHORT else _parsed(text)
+
+
+def _parsed(text: str) -> InitializeRequestParams:
     return InitializeRequestParams.model_validate_json(text)
+
+
+_SHORT = 8192
+_remembered = lru_cache(maxsize=1024)(_parsed)
 
 
 def connection_of(parts: Parts, session: Session) -> Connection:
@@ -78,11 +85,6 @@ class RequestRunner:
         """Run one request and write its response."""
         request_id: RequestId = message["id"]
         parts = self._parts
-        if not parts.in_flight.enter(session.id, request_id, exchange):
-            text = f"Duplicate request id: a request with id {request_id!r} is still running in this session"
-            await wire.refuse(send, 400, text, request_id=request_id)
-            return
-        exchange.open(session)
         params = message.get("params")
         context = self._context(exchange, session, request_id, params, request)
         current = CurrentSession(session, parts.sessions)
@@ -102,8 +104,13 @@ class RequestRunner:
 
         exchange.on_cancelled = lambda: context.cancel_requested.set()
         exchange.on_finished = finished
+        if not parts.in_flight.enter(session.id, request_id, exchange):
+            text = f"Duplicate request id: a request with id {wire.dump_id(request_id)[:64]} still runs in this session"
+            await wire.refuse(send, 400, text, request_id=request_id)
+            return
         if exchange.cancelled:
             exchange.cancel(None)
+        exchange.open(session)
         self._tasks.start_soon(exchange.run, call, current)
         await exchange.serve(send)
 
@@ -122,7 +129,8 @@ class RequestRunner:
             exchange.close_socket()
 
         async def close_standalone() -> None:
-            await close_standalone_stream(self._parts, session.id)
+            # Wherever it is held; the client reconnects.
+            self._parts.post_office.ring_hang_up(session.id)
 
         return RequestContext(
             self._parts,
@@ -166,14 +174,3 @@ class RequestRunner:
                 logger.exception("the handling of %s failed", method)
 
         self._tasks.start_soon(run)
-
-
-async def close_standalone_stream(parts: Parts, session_id: str) -> None:
-    """End the session's GET stream, wherever it is held; the client reconnects."""
-    parts.standalones.let_go(session_id)
-    try:
-        await parts.post_office.broadcast(
-            Mail(kind="control", sender=parts.heartbeat.replica_id, session_id=session_id, body="close-standalone")
-        )
-    except StoreUnavailableError as error:
-        logger.warning("other replicas were not told to close a standalone stream: %s", error)

@@ -305,8 +305,7 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         if session is None or session.owner != _owner(request.scope):
             await wire.refuse(send, 404, wire.NOT_FOUND)
             return None
-        left = parts.cache.remaining(session_id)
-        if session.remaining is not None and (left or session.remaining) < parts.settings.touch_flush:
+        if parts.cache.remaining(session) < parts.settings.touch_flush:
             # Near its end the collected touch could come too late.
             await parts.touches.touch(session_id)
         return session

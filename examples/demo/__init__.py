@@ -1,0 +1,1 @@
+"""The demo: three replicas, one Postgres, and a client that loses nothing. `python -m examples.demo`."""

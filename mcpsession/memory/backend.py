@@ -1,0 +1,39 @@
+"""The memory backend: everything that one process needs, nothing that outlives it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mcpsession.contracts import ReplicaRegistry
+from mcpsession.memory.events import MemoryLog
+from mcpsession.memory.holds import MemoryHolds
+from mcpsession.memory.listener import MemoryDoorbell
+from mcpsession.memory.mail import MemoryMailbox
+from mcpsession.memory.reaping import MemoryReaping
+from mcpsession.memory.replicas import MemoryRegistry
+from mcpsession.memory.sessions import MemorySessions
+from mcpsession.memory.tables import Tables
+from mcpsession.settings import Settings
+
+
+class MemoryBackend:
+    """One store with all its parts. Several layers of one process may share it, each as a replica of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._tables = Tables(settings)
+        self._settings = settings
+        self.sessions = MemorySessions(self._tables, settings)
+        self.log = MemoryLog(self._tables)
+        self.holds = MemoryHolds(self._tables)
+        self.mailbox = MemoryMailbox(self._tables, settings)
+        self.doorbell = MemoryDoorbell()
+        self.reaping = MemoryReaping(self._tables)
+
+    @asynccontextmanager
+    async def registry(self) -> AsyncIterator[ReplicaRegistry]:
+        yield MemoryRegistry(self._tables, self._settings)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        yield

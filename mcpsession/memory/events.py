@@ -1,0 +1,137 @@
+"""The log of streams in memory: numbers come from the stream, never from its events."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from itertools import islice
+
+from mcpsession.memory.tables import EventRow, StreamRow, Tables, check_texts
+from mcpsession.model import (
+    STANDALONE,
+    Accepted,
+    AppendedStream,
+    Batch,
+    Event,
+    NewEvent,
+    OpenedStream,
+    ReplicaId,
+    SessionId,
+    StreamId,
+    StreamState,
+)
+
+
+class MemoryLog:
+    """EventLog over a list for each stream."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+
+    async def write(self, batch: Batch, *, producer: ReplicaId) -> Sequence[Accepted]:
+        check_texts(event for opened in batch.opened for event in opened.events)
+        check_texts(event for appended in batch.appended for event in appended.events)
+        with self._tables.lock:
+            # Appends first: they reach what was there before the batch, as one statement in Postgres would.
+            rows = [self._append(part, producer) for part in batch.appended]
+            rows += [self._open(part, producer) for part in batch.opened]
+            return [Accepted(row.session_id, row.id, row.reader) for row in rows if row is not None]
+
+    def _open(self, part: OpenedStream, producer: ReplicaId) -> StreamRow | None:
+        twin = self._tables.running.get(key := (part.session_id, part.request_ids))
+        if part.stream_id in self._tables.streams.get(part.session_id, {}) or (twin and not part.finished):
+            return None
+        row = StreamRow(part.session_id, part.stream_id, part.request_ids, producer=producer)
+        for event in part.events:
+            row.append(event)
+        self._tables.enter(row)
+        if part.finished:
+            self._tables.finish(row)
+        else:
+            self._tables.running[key] = row
+        return row
+
+    def _append(self, part: AppendedStream, producer: ReplicaId) -> StreamRow | None:
+        row = self._tables.streams.get(part.session_id, {}).get(part.stream_id)
+        if row is None or row.producer != producer or row.finished or row.last_seq != part.base:
+            return None
+        for event in part.events:
+            row.append(event)
+        if part.finished:
+            self._tables.finish(row)
+        return row
+
+    async def landed(self, session_id: SessionId, stream_id: StreamId, last_seq: int, *, producer: ReplicaId) -> bool:
+        with self._tables.lock:
+            row = self._tables.streams.get(session_id, {}).get(stream_id)
+            return row is not None and row.producer == producer and row.last_seq >= last_seq
+
+    async def append_standalone(self, appends: Sequence[tuple[SessionId, NewEvent]]) -> Mapping[SessionId, ReplicaId]:
+        check_texts(event for _, event in appends)
+        holders: dict[SessionId, ReplicaId] = {}
+        with self._tables.lock:
+            for session_id, event in appends:
+                if row := self._tables.standalone(session_id):
+                    row.append(event)
+                    if row.holder is not None:
+                        holders[session_id] = row.holder
+        return holders
+
+    async def attach(self, session_id: SessionId, stream_id: StreamId, reader: ReplicaId) -> bool:
+        with self._tables.lock:
+            if row := self._tables.stream(session_id, stream_id):
+                row.reader = reader
+            return row is not None
+
+    async def read(self, session_id: SessionId, stream_id: StreamId, after: int, limit: int) -> StreamState | None:
+        with self._tables.lock:
+            row = self._tables.stream(session_id, stream_id)
+            if row is None:
+                return None
+            first = bisect_right(row.events, after, key=lambda event: event.seq)
+            return StreamState(
+                last_seq=row.last_seq,
+                trimmed_seq=0,
+                finished=row.finished,
+                taken_over=row.taken_over,
+                orphaned=self._is_orphan(row),
+                producer=row.producer,
+                request_ids=row.request_ids,
+                events=[self._readable(event) for event in islice(row.events, first, first + limit)],
+            )
+
+    def _readable(self, event: EventRow) -> Event:
+        unheard = event.request_of is not None and self._tables.is_dead(event.request_of)
+        return Event(event.seq, "" if unheard else event.message)
+
+    def _is_orphan(self, row: StreamRow) -> bool:
+        return row.id != STANDALONE and not row.finished and self._tables.is_dead(row.producer)
+
+    async def take_over(
+        self, session_id: SessionId, stream_id: StreamId, asked: int, finals: Sequence[str], *, by: ReplicaId
+    ) -> bool:
+        with self._tables.lock:
+            row = self._tables.streams.get(session_id, {}).get(stream_id)
+            if row is None or not self._is_orphan(row):
+                return False
+            if finals:
+                row.last_seq = max(row.last_seq, asked)
+            for final in finals:
+                row.append(NewEvent(final))
+            row.taken_over, row.producer = True, by
+            self._tables.finish(row)
+            return True
+
+    async def orphans(self, limit: int) -> Sequence[tuple[SessionId, StreamId, int, tuple[str, ...]]]:
+        with self._tables.lock:
+            orphans = (_open(row) for row in self._tables.running.values() if self._is_orphan(row))
+            return list(islice(orphans, limit))
+
+    async def unfinished(self, producer: ReplicaId) -> Sequence[tuple[SessionId, StreamId, int, tuple[str, ...]]]:
+        with self._tables.lock:
+            return [_open(row) for row in self._tables.running.values() if row.producer == producer]
+
+
+def _open(row: StreamRow) -> tuple[SessionId, StreamId, int, tuple[str, ...]]:
+    unanswered = tuple(request_id for request_id in row.request_ids if request_id not in row.answered_ids)
+    return row.session_id, row.id, row.last_seq, unanswered

@@ -1,0 +1,144 @@
+"""Removes what expired, in Postgres: keys first, then their rows, if they are expired still.
+
+Costs, for each kind, one SELECT over the expiry index and, if it found something, one short transaction. Rows are
+locked in order of their keys, so that any number of replicas may reap at once; a row two of them want goes to one.
+"""
+
+from __future__ import annotations
+
+from mcpsession.model import Reaped
+from mcpsession.postgres.pool import Database
+from mcpsession.settings import Settings
+
+EXPIRED_SESSIONS = """
+SELECT id
+FROM mcpsession.sessions
+WHERE namespace = $1 AND expires_at < now() AND claimed_by IS NULL
+ORDER BY expires_at
+LIMIT $2
+"""
+
+# Locks first, deletes in the next statement of the transaction: its snapshot then sees every event of those streams,
+# also what a journal wrote while we waited for its lock. In one statement such an event would stay for ever.
+LOCK_SESSIONS = """
+SELECT id
+FROM mcpsession.sessions
+WHERE namespace = $1 AND id = ANY($2::text[]) AND expires_at < now() AND claimed_by IS NULL
+ORDER BY id
+FOR UPDATE
+"""
+
+LOCK_STREAMS_OF_SESSIONS = """
+SELECT id
+FROM mcpsession.streams
+WHERE namespace = $1 AND session_id = ANY($2::text[])
+ORDER BY session_id, id
+FOR UPDATE
+"""
+
+DELETE_SESSIONS = """
+WITH events_gone AS (
+    DELETE FROM mcpsession.events WHERE namespace = $1 AND session_id = ANY($2::text[])
+), streams_gone AS (
+    DELETE FROM mcpsession.streams WHERE namespace = $1 AND session_id = ANY($2::text[])
+), subscriptions_gone AS (
+    DELETE FROM mcpsession.subscriptions WHERE namespace = $1 AND session_id = ANY($2::text[])
+)
+DELETE FROM mcpsession.sessions
+WHERE namespace = $1 AND id = ANY($2::text[])
+"""
+
+EXPIRED_STREAMS = """
+SELECT session_id, id
+FROM mcpsession.streams
+WHERE namespace = $1 AND expires_at < now()
+ORDER BY expires_at
+LIMIT $2
+"""
+
+# A stream that expires is finished: nothing is added to it any more.
+DELETE_STREAMS = """
+WITH locked AS (
+    SELECT t.session_id, t.id
+    FROM mcpsession.streams t
+    JOIN unnest($2::text[], $3::text[]) AS k (session_id, id) ON k.session_id = t.session_id AND k.id = t.id
+    WHERE t.namespace = $1 AND t.expires_at < now()
+    ORDER BY t.session_id, t.id
+    FOR UPDATE OF t
+), events_gone AS (
+    DELETE FROM mcpsession.events e USING locked
+    WHERE e.namespace = $1 AND e.session_id = locked.session_id AND e.stream_id = locked.id
+)
+DELETE FROM mcpsession.streams t USING locked
+WHERE t.namespace = $1 AND t.session_id = locked.session_id AND t.id = locked.id
+RETURNING t.id
+"""
+
+EXPIRED_MAIL = """
+SELECT id
+FROM mcpsession.mail
+WHERE namespace = $1 AND expires_at < now()
+ORDER BY expires_at
+LIMIT $2
+"""
+
+DELETE_MAIL = """
+WITH locked AS (
+    SELECT id FROM mcpsession.mail WHERE id = ANY($1::bigint[]) AND expires_at < now() ORDER BY id FOR UPDATE
+)
+DELETE FROM mcpsession.mail m USING locked
+WHERE m.id = locked.id
+RETURNING m.id
+"""
+
+# The death stays on record for an hour, for whoever still asks; then a replica that is missing counts as dead as well.
+DELETE_REPLICAS = """
+WITH locked AS (
+    SELECT id
+    FROM mcpsession.replicas
+    WHERE namespace = $1 AND dead_at < now() - interval '1 hour'
+    ORDER BY id
+    LIMIT $2
+    FOR UPDATE
+)
+DELETE FROM mcpsession.replicas r USING locked
+WHERE r.namespace = $1 AND r.id = locked.id
+RETURNING r.id
+"""
+
+
+class PostgresReaping:
+    """Reaping over the pool, one kind after the other."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self._database = database
+        self._namespace = settings.namespace
+
+    async def reap(self, limit: int) -> Reaped:
+        return Reaped(
+            sessions=await self._reap_sessions(limit),
+            streams=await self._reap_streams(limit),
+            mail=await self._reap_mail(limit),
+            replicas=len(await self._database.fetch(DELETE_REPLICAS, self._namespace, limit)),
+        )
+
+    async def _reap_sessions(self, limit: int) -> int:
+        keys = [row["id"] for row in await self._database.fetch(EXPIRED_SESSIONS, self._namespace, limit)]
+        if not keys:
+            return 0
+        async with self._database.transaction() as connection:
+            ours = [row["id"] for row in await connection.fetch(LOCK_SESSIONS, self._namespace, keys)]
+            await connection.execute(LOCK_STREAMS_OF_SESSIONS, self._namespace, ours)
+            await connection.execute(DELETE_SESSIONS, self._namespace, ours)
+        return len(ours)
+
+    async def _reap_streams(self, limit: int) -> int:
+        keys = await self._database.fetch(EXPIRED_STREAMS, self._namespace, limit)
+        if not keys:
+            return 0
+        sessions, streams = [key["session_id"] for key in keys], [key["id"] for key in keys]
+        return len(await self._database.fetch(DELETE_STREAMS, self._namespace, sessions, streams))
+
+    async def _reap_mail(self, limit: int) -> int:
+        keys = [row["id"] for row in await self._database.fetch(EXPIRED_MAIL, self._namespace, limit)]
+        return len(await self._database.fetch(DELETE_MAIL, keys)) if keys else 0

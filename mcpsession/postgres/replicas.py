@@ -1,0 +1,89 @@
+"""Which processes run the layer, in Postgres: a counter each, and a death that is recorded once.
+
+Costs one statement a beat, on a connection of its own, which is dialled anew by the next beat when it broke. A beat
+that a crash of the server takes back harms nobody: the next one counts on. Hence it does not wait for the disk.
+"""
+
+from __future__ import annotations
+
+from mcpsession.model import Pulse, Replica, ReplicaId
+from mcpsession.postgres.mail import parse_position
+from mcpsession.postgres.pool import Link
+from mcpsession.settings import Settings
+
+JOIN = """
+INSERT INTO mcpsession.replicas (namespace, id, label)
+VALUES ($1, $2, $3)
+"""
+
+# A position that grows old in silence would be lost (mail_ttl); past half of it the beat asks for a fresh look, too.
+BEAT = """
+WITH relaxed AS MATERIALIZED (
+    SELECT set_config('synchronous_commit', 'off', true)
+), beaten AS (
+    UPDATE mcpsession.replicas r
+    SET beats = r.beats + 1, beaten_at = now()
+    FROM relaxed
+    WHERE r.namespace = $1 AND r.id = $2 AND r.dead_at IS NULL
+    RETURNING r.id
+)
+SELECT EXISTS (SELECT FROM beaten) AS alive,
+    EXISTS (SELECT FROM mcpsession.mail m WHERE m.namespace = $1 AND m.recipient = $2) AS mail,
+    $3::text IS NOT NULL AND (
+        to_timestamp($4::float8) < now() - make_interval(secs => $5::float8 / 2)
+        OR EXISTS (
+            SELECT FROM mcpsession.mail m
+            WHERE m.namespace = $1 AND m.recipient IS NULL
+                AND m.xid >= pg_snapshot_xmin($3::text::pg_snapshot)
+                AND NOT pg_visible_in_snapshot(m.xid, $3::text::pg_snapshot))) AS news,
+    coalesce(others.ids, '{}') AS ids, coalesce(others.beats, '{}') AS beats
+FROM (
+    SELECT array_agg(r.id) AS ids, array_agg(r.beats) AS beats
+    FROM mcpsession.replicas r
+    WHERE r.namespace = $1 AND r.dead_at IS NULL AND r.id <> $2
+) AS others
+"""
+
+DECLARE_DEAD = """
+UPDATE mcpsession.replicas
+SET dead_at = now()
+WHERE namespace = $1 AND id = $2 AND beats = $3 AND dead_at IS NULL
+RETURNING id
+"""
+
+LEAVE = """
+UPDATE mcpsession.replicas
+SET dead_at = now()
+WHERE namespace = $1 AND id = $2 AND dead_at IS NULL
+"""
+
+
+class PostgresRegistry:
+    """ReplicaRegistry over one table and one link."""
+
+    def __init__(self, link: Link, settings: Settings) -> None:
+        self._link = link
+        self._namespace = settings.namespace
+        self._mail_ttl = settings.mail_ttl
+
+    async def join(self, replica: Replica) -> None:
+        await self._link.execute(JOIN, self._namespace, replica.id, replica.label)
+
+    async def beat(self, replica: ReplicaId, position: str) -> Pulse:
+        # Before the first read there is no position and nothing to miss; one that cannot be used must be looked at.
+        parsed = parse_position(position)
+        snapshot, taken_at = parsed or (None, None)
+        [row] = await self._link.fetch(BEAT, self._namespace, replica, snapshot, taken_at, self._mail_ttl)
+        unusable = bool(position) and parsed is None
+        return Pulse(
+            alive=row["alive"],
+            mail=row["mail"],
+            news=row["news"] or unusable,
+            others=dict(zip(row["ids"], row["beats"], strict=True)),
+        )
+
+    async def declare_dead(self, replica: ReplicaId, beats: int) -> bool:
+        return await self._link.fetchrow(DECLARE_DEAD, self._namespace, replica, beats) is not None
+
+    async def leave(self, replica: ReplicaId) -> None:
+        await self._link.execute(LEAVE, self._namespace, replica)

@@ -1,0 +1,259 @@
+"""The ear: what a pooler takes from it, what a cut does to it, and what it costs at rest."""
+
+from __future__ import annotations
+
+import getpass
+import math
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import anyio
+import asyncpg
+import pytest
+
+from mcpsession.errors import ListenerError, StoreUnavailableError
+from mcpsession.model import Bell, Mail, NewEvent
+from mcpsession.postgres.backend import PostgresBackend
+from mcpsession.postgres.listener import channel
+from mcpsession.settings import Settings
+from tests.postgres.stores import living, open_session, opened, running_backend
+
+_CUT_LISTENERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE 'LISTEN%'
+"""
+
+
+class Ear:
+    """What one replica heard, in order; a gap is `None`."""
+
+    def __init__(self) -> None:
+        self.heard: list[str | None] = []
+        self._changed = anyio.Event()
+
+    def hear(self, word: str) -> None:
+        self.heard.append(word)
+        self._changed.set()
+
+    def reconnected(self) -> None:
+        self.heard.append(None)
+        self._changed.set()
+
+    async def until(self, word: str | None) -> None:
+        while word not in self.heard:
+            self._changed = anyio.Event()
+            await self._changed.wait()
+
+
+@asynccontextmanager
+async def listening(backend: PostgresBackend, replica: str = "me") -> AsyncIterator[Ear]:
+    ear = Ear()
+    async with backend.doorbell.listening(replica, heard=ear.hear, reconnected=ear.reconnected):
+        yield ear
+
+
+async def _until_echo_after(backend: PostgresBackend, moment: float) -> None:
+    while backend.doorbell.last_echo() < moment:
+        await anyio.sleep(0.01)
+
+
+@pytest.fixture
+async def backend(database_url: str) -> AsyncIterator[PostgresBackend]:
+    async with running_backend(database_url) as backend:
+        yield backend
+
+
+async def test_bells_reach_whom_they_are_for(backend: PostgresBackend) -> None:
+    with anyio.fail_after(5):
+        async with listening(backend, "a") as a, listening(backend, "b") as b:
+            backend.doorbell.ring(Bell("a", "to a"))
+            backend.doorbell.ring(Bell("b", "to b"))
+            backend.doorbell.ring(Bell(None, "to all"))
+            await a.until("to all")
+            await b.until("to all")
+
+    assert ["to a", "to all"] == a.heard
+    assert ["to b", "to all"] == b.heard
+
+
+async def test_another_namespace_hears_nothing(backend: PostgresBackend, database_url: str) -> None:
+    with anyio.fail_after(5):
+        async with running_backend(database_url, namespace="other") as stranger, listening(stranger) as theirs:
+            async with listening(backend) as ours:
+                backend.doorbell.ring(Bell(None, "ours"))
+                await ours.until("ours")
+            stranger.doorbell.ring(Bell(None, "theirs"))
+            await theirs.until("theirs")
+
+    assert ["theirs"] == theirs.heard
+
+
+async def test_a_cut_listener_is_back_soon_and_says_that_there_was_a_gap(
+    backend: PostgresBackend, database_url: str
+) -> None:
+    bystander = await asyncpg.connect(database_url)
+    with anyio.fail_after(10):
+        async with listening(backend) as ear:
+            assert backend.doorbell.last_echo() > -math.inf
+            cut_at = time.monotonic()
+            assert 1 == len(await bystander.fetch(_CUT_LISTENERS))
+            await ear.until(None)
+            assert backend.doorbell.last_echo() > cut_at
+            backend.doorbell.ring(Bell("me", "again"))
+            await ear.until("again")
+    await bystander.close()
+
+    assert [None, "again"] == ear.heard
+    assert backend.doorbell.last_echo() == -math.inf
+
+
+async def test_the_echo_stays_younger_than_the_lease(backend: PostgresBackend) -> None:
+    """The cache believes its entries only while this holds."""
+    with anyio.fail_after(10):
+        async with listening(backend):
+            for _ in range(3):
+                await _until_echo_after(backend, time.monotonic())
+                assert time.monotonic() - backend.doorbell.last_echo() < 0.5
+
+
+async def test_a_hearer_that_fails_does_not_deafen_the_ear(backend: PostgresBackend) -> None:
+    ear = Ear()
+
+    def hear(word: str) -> None:
+        ear.hear(word)
+        raise RuntimeError(word)
+
+    with anyio.fail_after(5):
+        async with backend.doorbell.listening("me", heard=hear, reconnected=ear.reconnected):
+            backend.doorbell.ring(Bell("me", "one"))
+            await ear.until("one")
+            backend.doorbell.ring(Bell("me", "two"))
+            await ear.until("two")
+
+
+async def test_a_word_that_is_too_long_or_unstorable_does_not_raise(backend: PostgresBackend) -> None:
+    with anyio.fail_after(5):
+        async with listening(backend) as ear:
+            backend.doorbell.ring(Bell("me", "x" * 8000))
+            backend.doorbell.ring(Bell("me", "\ud800"))
+            await anyio.sleep(0)
+            while None not in ear.heard and "fine" not in ear.heard:
+                backend.doorbell.ring(Bell("me", "fine"))
+                await anyio.sleep(0.05)
+
+    assert "fine" in ear.heard
+
+
+async def test_a_store_that_is_away_at_first_is_told_at_once(database_url: str) -> None:
+    nowhere = f"postgresql://user:secret@127.0.0.1:{_free_port()}/x"
+    async with running_backend(database_url, listen_url=nowhere) as backend:
+        with pytest.raises(StoreUnavailableError, match="127.0.0.1") as caught:
+            async with listening(backend):
+                pass
+    assert "secret" not in str(caught.value)
+
+
+async def test_at_rest_a_replica_notifies_about_once_a_second(backend: PostgresBackend, database_url: str) -> None:
+    bystander = await asyncpg.connect(database_url)
+    rung: list[str] = []
+    await bystander.add_listener(channel(Settings(), "me"), lambda *notification: rung.append(notification[3]))
+    with anyio.fail_after(10):
+        async with listening(backend):
+            await _until_echo_after(backend, time.monotonic() + 2.5)
+    await bystander.close()
+
+    assert 3 <= len(rung) <= 5
+
+
+@pytest.mark.parametrize("replica", [None, "a" * 18, "ü" * 40, "x" * 200])
+def test_a_channel_is_at_most_63_bytes(replica: str | None) -> None:
+    assert len(channel(Settings(namespace="n" * 200, channel_prefix="p" * 28), replica).encode()) <= 63
+
+
+# ---- Behind a pooler in transaction mode --------------------------------------------------------------------------
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def pooler_url(database_url: str, tmp_path: Path) -> Iterator[str]:
+    """A PgBouncer in transaction mode, with fewer server connections than clients."""
+    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+    if program is None:
+        pytest.skip("there is no pgbouncer; to run this: apt-get install pgbouncer")
+    target, port = urlsplit(database_url), _free_port()
+    if target.hostname is None:
+        pytest.skip("pgbouncer is tried with a TCP server only")
+    password = f" password={target.password}" if target.password else ""
+    (tmp_path / "users").write_text(f'"{target.username}" "{target.password or ""}"\n')
+    (tmp_path / "ini").write_text(
+        f"[databases]\n* = host={target.hostname} port={target.port or 5432} user={target.username}{password}\n"
+        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
+        f"auth_file = {tmp_path}/users\npool_mode = transaction\ndefault_pool_size = 3\n"
+    )
+    as_user: dict[str, object] = {}
+    if getpass.getuser() == "root":
+        # It refuses to run as root.
+        for directory in (tmp_path, *tmp_path.parents[:-2]):
+            os.chmod(directory, 0o755)
+        as_user = {"user": "nobody"}
+    bouncer = subprocess.Popen([program, "-q", str(tmp_path / "ini")], stderr=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload]
+    try:
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and bouncer.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.02)
+        else:
+            pytest.fail("pgbouncer did not start")
+        yield f"postgresql://{target.username}@127.0.0.1:{port}{target.path}"
+    finally:
+        bouncer.terminate()
+        bouncer.wait(5)
+
+
+async def test_an_ear_behind_a_transaction_pooler_is_refused_with_the_remedy(pooler_url: str) -> None:
+    async with running_backend(pooler_url, prepared_statements=False, echo_timeout=0.5) as backend:
+        with pytest.raises(ListenerError, match="MCPSESSION_LISTEN_URL"):
+            async with listening(backend):
+                pass
+
+
+async def test_everything_but_the_ear_works_behind_a_transaction_pooler(pooler_url: str, database_url: str) -> None:
+    """More tasks than server connections, so that statements of one client do land on different ones."""
+    async with running_backend(pooler_url, listen_url=database_url, prepared_statements=False) as backend:
+
+        async def work(n: int) -> None:
+            for _ in range(5):
+                session = await open_session(backend, ttl=60.0)
+                assert {session: pytest.approx(125, abs=2)} == dict(await backend.sessions.touch([session]))
+                assert 1 == len(await backend.log.write(opened(session, "t", "m"), producer="p"))
+                await backend.log.append_standalone([(session, NewEvent("m"))])
+                hold = await backend.holds.take(session, me)
+                assert hold is not None
+                await backend.mailbox.broadcast([Mail("news", me, body=str(n))])
+
+        with anyio.fail_after(20):
+            async with living(backend) as me, listening(backend, me) as ear:
+                position = await backend.mailbox.position()
+                async with anyio.create_task_group() as tasks:
+                    for n in range(10):
+                        tasks.start_soon(work, n)
+                read = await backend.mailbox.news(position)
+                backend.doorbell.ring(Bell(me, "heard"))
+                await ear.until("heard")
+                await backend.reaping.reap(10)
+    assert read is not None
+    assert 50 == len(read[0])

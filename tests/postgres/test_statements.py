@@ -1,0 +1,47 @@
+"""Every statement of the Postgres side is one that the migrated schema knows."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import re
+
+import asyncpg
+import pytest
+
+import mcpsession.postgres
+
+_STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
+
+
+def _statements() -> dict[str, str]:
+    found = {}
+    for module in pkgutil.iter_modules(mcpsession.postgres.__path__):
+        names = vars(importlib.import_module(f"mcpsession.postgres.{module.name}"))
+        for name, value in names.items():
+            if name.isupper() and isinstance(value, str) and _STATEMENT.match(value):
+                found[f"{module.name}.{name}"] = value
+    return found
+
+
+STATEMENTS = _statements()
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_a_statement_can_be_prepared(database_url: str, name: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        await connection.prepare(STATEMENTS[name])
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_statement_names_the_schema(name: str) -> None:
+    """Whatever search_path the application's role has, it is our tables that are meant."""
+    tables = "sessions|streams|events|mail|replicas|subscriptions"
+    assert not re.search(rf"\b(FROM|JOIN|INTO|UPDATE|USING)\s+({tables})\b", STATEMENTS[name])
+
+
+def test_the_statements_are_found() -> None:
+    assert {"events.WRITE", "holds.TAKE", "mail.NEWS", "replicas.BEAT", "sessions.CREATE"} <= STATEMENTS.keys()
