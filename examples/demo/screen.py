@@ -14,8 +14,9 @@ from rich.text import Text
 from examples.cluster import Cluster, ReplicaProcess
 from examples.demo.story import Say, StoryError
 
-TITLE_WIDTH = 64
-LOG_TAIL_LINES = 12
+# A whole line with its time fits into 80 columns.
+TITLE_WIDTH = 58
+LOG_TAIL_LINES = 15
 
 INSPECTOR = "npx @modelcontextprotocol/inspector"
 
@@ -62,7 +63,8 @@ class Screen:
 
             def say(line: str) -> None:
                 seen.append(line)
-                status.update(Text.assemble(f"{number}  {title}  ", (line, "dim")))
+                text = Text.assemble(f"{number}  {title}: ", (line, "dim"), no_wrap=True, overflow="ellipsis")
+                status.update(text)
 
             try:
                 yield say
@@ -104,7 +106,7 @@ class Screen:
         """The last line: how it went, and how long that took."""
         self._console.print()
         well = done == steps
-        text = f"all {steps} steps passed" if well else f"{done} of {steps} steps passed; the story ends here"
+        text = f"all {steps} steps passed" if well else f"step {done + 1} of {steps} failed"
         style = "bold green" if well else "bold red"
         times = f" in {seconds:.1f} s, after {started_in:.1f} s to start everything"
         self._console.print(Text.assemble("  ", (text, style), (times, "dim")))

@@ -1,5 +1,7 @@
 """The demo's server: what each of the three replicas runs. Nothing in it knows that there are others."""
 
+import logging
+
 import anyio
 from mcp.server.mcpserver import Context, MCPServer
 from pydantic import BaseModel
@@ -12,6 +14,9 @@ from mcpsession.model import Mail, News
 WORK = 0.03
 
 LEARNED = "demo/learned"
+
+# Before the SDK does it: a log is read in the demo's screen, line by line.
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
 
 layer = SessionLayer.from_env()
 mcp = MCPServer("mcpsession demo", subscriptions=layer.subscriptions)

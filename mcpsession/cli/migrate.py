@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> None:
     from mcpsession.postgres.migrate import current_revision, migrate
     from mcpsession.postgres.pool import redacted
 
-    url = options.url or os.environ.get("MCPSESSION_URL")
+    url: str = options.url or os.environ.get("MCPSESSION_URL", "")
     if not url:
         options.usage_error(
             "no database is given: use --url postgresql://user:password@host:port/database, or set MCPSESSION_URL"

@@ -15,19 +15,15 @@ import anyio
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from mcpsession.errors import (
-    ConfigurationError,
-    LayerClosedError,
-    MCPSessionError,
-    StoreError,
-    StoreUnavailableError,
-)
+from mcpsession.errors import ConfigurationError, LayerClosedError, MCPSessionError, StoreError, StoreUnavailableError
 from mcpsession.settings import Settings
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
 # How long a clean-up may hold up whoever leaves; after it the socket is simply dropped.
 _CLOSE_DEADLINE = 2.0
+# A link that broke is wanted again at once; just so long as the driver needs to call a running statement off.
+_DROP_DEADLINE = 0.5
 
 # ---- What the driver's errors mean to us --------------------------------------------------------------------------
 
@@ -207,9 +203,9 @@ class Database(Statements):
                 pool.terminate()
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
-        size = self._settings.pool_size
+        sizes = {"min_size": 1, "max_size": self._settings.pool_size}
         try:
-            return await asyncpg.create_pool(self.address.url, min_size=1, max_size=size, **self.address.options)
+            return await asyncpg.create_pool(self.address.url, **sizes, **self.address.options)
         except _DRIVER as error:
             raise self.address.translate(error) from error
         except ValueError:
@@ -291,16 +287,17 @@ class Link(Statements):
                 # be dead, on the wrong server, or have an answer in the pipe that is nobody's any more.
                 ours = self._address.translate(error) if isinstance(error, _DRIVER) else None
                 if not isinstance(ours, StoreError):
-                    self._connection.terminate()
-                    self._connection = None
+                    lost, self._connection = self._connection, None
+                    with anyio.CancelScope(shield=True):
+                        await close(lost, deadline=_DROP_DEADLINE)
                 if ours is None:
                     raise
                 raise ours from error
 
 
-async def close(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def close(connection: asyncpg.Connection[asyncpg.Record], *, deadline: float = _CLOSE_DEADLINE) -> None:
     """Close politely if that goes quickly. Call it shielded."""
-    with anyio.move_on_after(_CLOSE_DEADLINE):
-        await connection.close(timeout=_CLOSE_DEADLINE)
+    with anyio.move_on_after(deadline):
+        await connection.close()
     if not connection.is_closed():
         connection.terminate()

@@ -1,0 +1,155 @@
+"""The border to the driver: what its errors become, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import socket
+
+import anyio
+import asyncpg
+import pytest
+
+from mcpsession.errors import ConfigurationError, LayerClosedError, StoreError, StoreUnavailableError
+from mcpsession.postgres.pool import Address, Database, Link, redacted, translate
+from mcpsession.settings import Settings
+
+_CUT_OTHERS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+def _nowhere() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"postgresql://user:s3cr3t@127.0.0.1:{probe.getsockname()[1]}/x"
+
+
+def test_a_wrong_scheme_names_the_right_one_and_keeps_the_password() -> None:
+    with pytest.raises(ConfigurationError, match="postgresql://") as caught:
+        Database("mysql://user:s3cr3t@db/x", Settings())
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:s3cr3t@h/x", "postgresql://u:s3c@r3t@h/x", "postgresql://h/x?user=u&password=s3cr3t&host=h"],
+)
+def test_a_url_is_shown_without_its_password(url: str) -> None:
+    assert "3t" not in redacted(url)
+    assert "h" in redacted(url)
+
+
+async def test_a_url_that_cannot_be_parsed_says_so_without_the_password() -> None:
+    with pytest.raises(ConfigurationError, match="%XX") as caught:
+        async with Database("postgresql://user:s3/cr3t@h:12/x", Settings()).running():
+            pass
+    assert "cr3t" not in str(caught.value)
+
+
+async def test_an_unreachable_database_is_named_by_host_and_port() -> None:
+    url = _nowhere()
+    for attempt in (Database(url, Settings()).running(), Link(Address(url, Settings())).connection()):
+        with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1:\d+.*check the host and port") as caught:
+            async with attempt:
+                pass
+        assert "s3cr3t" not in str(caught.value)
+        assert isinstance(caught.value.__cause__, OSError)
+
+
+async def test_a_closed_pool_says_so(database_url: str) -> None:
+    with pytest.raises(LayerClosedError):
+        await Database(database_url, Settings()).fetch("SELECT 1")
+
+
+async def test_a_refusal_is_a_store_error_with_its_sqlstate(database_url: str) -> None:
+    link = Link(Address(database_url, Settings()))
+    database = Database(database_url, Settings())
+    async with database.running(), link.closing():
+        for store in (database, link):
+            with pytest.raises(StoreError) as caught:
+                await store.fetch("SELECT 1 / 0")
+            assert "22012" == caught.value.sqlstate
+            assert 1 == (await store.fetch("SELECT 1 AS one"))[0]["one"]
+
+
+@pytest.mark.parametrize("kind", ["pool", "link"])
+async def test_a_cut_connection_is_away_once_and_then_dialled_anew(database_url: str, kind: str) -> None:
+    link = Link(Address(database_url, Settings()))
+    database = Database(database_url, Settings(pool_size=1))
+    bystander = await asyncpg.connect(database_url)
+    async with database.running(), link.closing():
+        store = database if kind == "pool" else link
+        await store.fetch("SELECT 1")
+        with anyio.fail_after(5):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_expect_away, store)
+                await anyio.sleep(0.1)
+                await bystander.fetch(_CUT_OTHERS)
+            assert 1 == (await store.fetch("SELECT 1 AS one"))[0]["one"]
+    await bystander.close()
+
+
+async def _expect_away(store: Database | Link) -> None:
+    with pytest.raises(StoreUnavailableError):
+        await store.fetch("SELECT pg_sleep(30)")
+
+
+async def test_a_statement_that_takes_too_long_is_away(database_url: str) -> None:
+    settings = Settings(statement_timeout=0.1)
+    link = Link(Address(database_url, settings))
+    database = Database(database_url, settings)
+    async with database.running(), link.closing():
+        for store in (database, link):
+            with anyio.fail_after(5):
+                with pytest.raises(StoreUnavailableError, match="in time"):
+                    await store.fetch("SELECT pg_sleep(30)")
+                assert 1 == (await store.fetch("SELECT 1 AS one"))[0]["one"]
+
+
+async def test_an_exhausted_pool_says_which_setting_to_raise(database_url: str) -> None:
+    database = Database(database_url, Settings(pool_size=1, acquire_timeout=0.1))
+    async with database.running(), database.connection():
+        with pytest.raises(StoreUnavailableError, match="pool_size"):
+            await database.fetch("SELECT 1")
+
+
+@pytest.mark.parametrize("kind", ["pool", "link"])
+async def test_cancelled_statements_leave_their_connections_usable(database_url: str, kind: str) -> None:
+    """However far they got: dialling, waiting for their turn, running, being released."""
+    settings = Settings(pool_size=2)
+    link = Link(Address(database_url, settings))
+    database = Database(database_url, settings)
+    async with database.running(), link.closing():
+        store = database if kind == "pool" else link
+        for n in range(20):
+            with anyio.move_on_after(0.001 * n):
+                await store.fetch("SELECT pg_sleep(0.01)")
+        with anyio.fail_after(5):
+            for _ in range(4):
+                assert 1 == (await store.fetch("SELECT 1 AS one"))[0]["one"]
+
+
+async def test_a_read_only_server_is_away_and_its_connections_are_dropped(database_url: str) -> None:
+    """A demoted primary answers pings and reads: a pool that kept its connections would never leave it."""
+    database = Database(database_url, Settings(pool_size=1))
+    async with database.running():
+        await database.execute("SET default_transaction_read_only = on")
+        with pytest.raises(StoreUnavailableError, match="read-only"):
+            await database.execute("DELETE FROM mcpsession.mail")
+        await database.execute("DELETE FROM mcpsession.mail")
+
+
+async def test_whoever_is_only_read_only_is_not_connected_to(database_url: str) -> None:
+    bystander = await asyncpg.connect(database_url)
+    name = await bystander.fetchval("SELECT current_database()")
+    await bystander.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    await bystander.close()
+
+    with pytest.raises(StoreUnavailableError, match="accepts writes"):
+        async with Database(database_url, Settings()).running():
+            pass
+
+
+async def test_a_deadlock_is_worth_another_try() -> None:
+    assert isinstance(translate(asyncpg.DeadlockDetectedError("x"), "h"), StoreUnavailableError)
+    assert isinstance(translate(asyncpg.DiskFullError("x"), "h"), StoreUnavailableError)
