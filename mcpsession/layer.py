@@ -249,6 +249,7 @@ class SessionLayer:
         office, heartbeat = parts.post_office, parts.heartbeat
         office.on("news", parts.broadcaster.hear)
         office.on_stream = parts.tails.wake
+        office.on_death = parts.tails.wake_all
         office.on_hold = parts.standalones.let_go
         office.on_acknowledged = parts.acknowledgements.hear
         office.on_lost = self._all_may_have_changed
@@ -280,6 +281,7 @@ class SessionLayer:
             await self._reaper.finish_orphans()
         except MCPSessionError as error:
             logger.warning("the streams of a dead replica wait for the reaper: %s", error)
+        self._parts.post_office.ring_death()
 
     def _be_reborn(self, new: ReplicaId) -> None:
         """This replica was declared dead: cut everything of the old incarnation, go on as a new one."""

@@ -46,6 +46,7 @@ class PostOffice:
         """How far this replica has read the broadcast mail."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called when broadcast mail may have been missed: everything may have changed."""
+        self.on_death: Callable[[], None] = lambda: None
         self.on_stream: Callable[[SessionId, StreamId], None] = lambda _s, _t: None
         self.on_hold: Callable[[SessionId], None] = lambda _: None
         self.on_acknowledged: Callable[[int, ReplicaId], None] = lambda _m, _r: None
@@ -88,6 +89,10 @@ class PostOffice:
         """Tell whoever holds a session's standalone stream to end it. A bell that is lost leaves it open."""
         self._doorbell.ring(Bell(None, f"h {session_id}"))
 
+    def ring_death(self) -> None:
+        """Tell all replicas that one is dead and its streams are finished: their readers look at once."""
+        self._doorbell.ring(Bell(None, "d"))
+
     def acknowledge(self, mail: Mail) -> None:
         """Tell a mail's sender that it was applied here."""
         if mail.sender != self._me():
@@ -101,6 +106,8 @@ class PostOffice:
             case ["n"]:
                 self.behind = True
                 self.wake()
+            case ["d"]:
+                self.on_death()
             case ["s", session_id, stream_id]:
                 self.on_stream(session_id, stream_id)
             case ["h", session_id]:

@@ -78,6 +78,9 @@ async def until_signal(job: Callable[[Screen, str | None], Awaitable[int]], scre
                 code = await job(screen, url)
             except (ProcessFailedError, MCPSessionError) as error:
                 screen.broken(error)
+            except SystemExit:
+                # What rich makes of a reader that has gone (`make demo | head`): nobody is left to be told anything.
+                pass
             tasks.cancel_scope.cancel()
     return code
 

@@ -124,7 +124,9 @@ class Resumption:
             if event.message:
                 frames.append(wire.event(f"{self._stream_id}.{event.seq}", event.message))
         if state.finished and not state.events and self._seq >= state.last_seq:
-            # Nothing is left, so the client was told of numbers that never became durable, or had the answer already.
+            # The client was sent numbers that never became durable, or has the answer already.
+            if state.taken_over:
+                return self._finals(unknown_outcome(state.request_ids)), True
             return self._give_up(f"it ended at event {state.last_seq}, and nothing after it was kept"), True
         over = state.finished and self._seq >= state.last_seq
         return b"".join(frames), over
@@ -138,11 +140,11 @@ class Resumption:
         """A request's stream never ends without its response: clients would reconnect for ever."""
         text = f"this stream cannot be resumed after event {self._seq}: {why}; whether the call had effects is unknown"
         error = json.dumps({"code": wire.INTERNAL_ERROR, "message": text, "data": {"outcome": "unknown"}})
+        return self._finals([f'{{"jsonrpc":"2.0","id":{one},"error":{error}}}' for one in self._request_ids])
+
+    def _finals(self, messages: Sequence[str]) -> bytes:
         return b"".join(
-            wire.event(
-                f"{self._stream_id}.{self._seq + number}", f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}'
-            )
-            for number, request_id in enumerate(self._request_ids, 1)
+            wire.event(f"{self._stream_id}.{self._seq + number}", message) for number, message in enumerate(messages, 1)
         )
 
     async def _begin(self) -> None:
