@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import threading
 import time
@@ -11,6 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from mcpsession.model import Bell, ReplicaId
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -23,7 +26,10 @@ class _Ear:
     def hear(self, word: str) -> None:
         # What was rung before the end and comes after it is not heard any more.
         if self.open:
-            self.heard(word)
+            try:
+                self.heard(word)
+            except Exception:  # the boundary: what a bell wakes must not break the event loop's turn
+                logger.exception("a bell's hearer failed")
 
 
 class MemoryDoorbell:

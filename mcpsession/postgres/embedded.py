@@ -134,18 +134,15 @@ class EmbeddedPostgres:
         return self._homes[0].path
 
     def start(self) -> None:
-        """Return when the server accepts connections; make its data first if there are none.
-
-        Raises:
-            EmbeddedPostgresError: it is not installed, cannot start here, or the directory is in use.
-        """
+        """Return when the server accepts connections; make its data first if there are none. Raises as above."""
         if self.running:
             return
         try:
             self._start()
         except OSError as error:
-            where = self._directory or tempfile.gettempdir()
-            raise EmbeddedPostgresError(f"{where} cannot be used for an embedded Postgres: {error}") from error
+            raise EmbeddedPostgresError(
+                f"{self._directory or tempfile.gettempdir()} cannot be used for an embedded Postgres: {error}"
+            ) from error
 
     def _start(self) -> None:
         if not self._homes:

@@ -93,6 +93,10 @@ WITH appended AS (
     SELECT t.session_id, t.last_seq, t.holder, counted.count
     FROM mcpsession.streams t JOIN counted ON counted.session_id = t.session_id
     WHERE t.namespace = $1 AND t.id = 's' AND t.finished_at IS NULL
+        AND EXISTS (
+            SELECT FROM mcpsession.sessions s
+            WHERE s.namespace = $1 AND s.id = t.session_id
+                AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
     ORDER BY t.session_id
     FOR NO KEY UPDATE OF t
 ), grown AS (

@@ -40,7 +40,7 @@ ORDER BY id
 
 DELETE = """
 DELETE FROM mcpsession.mail
-WHERE id = ANY($1::bigint[])
+WHERE namespace = $1 AND id = ANY($2::bigint[])
 """
 
 POSITION = """
@@ -115,7 +115,7 @@ class PostgresMailbox:
         return [_mail(row) for row in await self._database.fetch(INBOX, self._namespace, replica)]
 
     async def delete(self, mail_ids: Sequence[int]) -> None:
-        await self._database.execute(DELETE, list(mail_ids))
+        await self._database.execute(DELETE, self._namespace, list(mail_ids))
 
     async def position(self) -> str:
         [row] = await self._database.fetch(POSITION)

@@ -1,7 +1,6 @@
 """Connections to Postgres: a pool for requests, links for those who need a connection of their own.
 
-Costs one round trip a statement: the pool's usual reset on release, a second one, is skipped, since all SQL here is our
-own and leaves nothing behind. The driver's errors stop in this file.
+Costs one round trip a statement: no reset on release, our SQL leaves nothing behind. The driver's errors stop here.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 # How long a clean-up may hold up whoever leaves; after it the socket is simply dropped.
 _CLOSE_DEADLINE = 2.0
-# A link that broke is wanted again at once; just so long as the driver needs to call a running statement off.
+# A link that broke is wanted again at once: just as long as the driver needs to call a statement off.
 _DROP_DEADLINE = 0.5
 
 # ---- What the driver's errors mean to us --------------------------------------------------------------------------
@@ -39,7 +38,6 @@ _AWAY = {
     "57P01": "it is shutting down or the connection was ended by an administrator",
     "57P02": "it crashed and restarts",
     "57P03": "it is starting up or shutting down",
-    "57P05": "the connection was idle for too long",
 }
 # 08: the connection broke, or a pooler found no server; 53: no connections, disk or memory left.
 _AWAY_CLASSES = {"08": "the connection was lost", "53": "it has no resources left"}
@@ -51,7 +49,7 @@ def translate(error: Exception, where: str) -> MCPSessionError:
         state = error.sqlstate or ""
         if reason := _AWAY.get(state) or _AWAY_CLASSES.get(state[:2]):
             return StoreUnavailableError(f"Postgres at {where}: {reason} (SQLSTATE {state})")
-        # What the driver itself refuses to encode has no message of the server, but our values in its text.
+        # What the driver itself refuses to encode has our values in its text, and no message of the server.
         said = getattr(error, "message", None) or "a value cannot be encoded"
         return StoreError(f"{type(error).__name__}: {said}", state or None)
     if isinstance(error, TimeoutError):
@@ -62,9 +60,7 @@ def translate(error: Exception, where: str) -> MCPSessionError:
             "check the host and port of the URL, and that Postgres runs there and accepts connections",
         )
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
-        return StoreUnavailableError(
-            f"no Postgres at {where} accepts writes", "check that one of the hosts is a primary"
-        )
+        return StoreUnavailableError(f"no Postgres at {where} accepts writes", "check that one host is a primary")
     if isinstance(error, asyncpg.InterfaceError) and "clos" in str(error):
         return StoreUnavailableError(f"the connection to Postgres at {where} is closed")
     return StoreError(type(error).__name__)
@@ -134,8 +130,9 @@ class Address:
     async def dial(self, **overrides: Any) -> asyncpg.Connection[asyncpg.Record]:
         """A new connection, the caller's to close."""
         try:
-            connection = await asyncpg.connect(self.url, **{**self.options, **overrides})
-            return cast("asyncpg.Connection[asyncpg.Record]", connection)
+            return cast(
+                "asyncpg.Connection[asyncpg.Record]", await asyncpg.connect(self.url, **self.options | overrides)
+            )
         except _DRIVER as error:
             raise self.translate(error) from error
         except ValueError:
@@ -203,9 +200,9 @@ class Database(Statements):
                 pool.terminate()
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
-        sizes = {"min_size": 1, "max_size": self._settings.pool_size}
+        size = self._settings.pool_size
         try:
-            return await asyncpg.create_pool(self.address.url, **sizes, **self.address.options)
+            return await asyncpg.create_pool(self.address.url, min_size=1, max_size=size, **self.address.options)
         except _DRIVER as error:
             raise self.address.translate(error) from error
         except ValueError:
@@ -283,8 +280,8 @@ class Link(Statements):
             try:
                 yield self._connection
             except BaseException as error:
-                # A refusal leaves the connection sound. After anything else (also: cancelled amid a statement) it may
-                # be dead, on the wrong server, or have an answer in the pipe that is nobody's any more.
+                # A refusal leaves the connection sound. After anything else it may be dead, on the wrong server, or
+                # (cancelled) have an answer in the pipe that is nobody's any more.
                 ours = self._address.translate(error) if isinstance(error, _DRIVER) else None
                 if not isinstance(ours, StoreError):
                     lost, self._connection = self._connection, None

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-import pydantic_core
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
 from mcp.server.streamable_http_manager import RequestBodyLimitMiddleware, StreamableHTTPSessionManager
 from mcp.server.transport_security import (
@@ -19,9 +18,7 @@ from mcp.server.transport_security import (
     TransportSecurityMiddleware,
     TransportSecuritySettings,
 )
-from mcp_types import jsonrpc_message_adapter
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
@@ -203,28 +200,10 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         if body is None:
             return None
         try:
-            message = pydantic_core.from_json(body)
-        except ValueError as error:
-            await wire.refuse(send, 400, f"Parse error: {error}", code=wire.PARSE_ERROR)
+            return wire.parse_message(body)
+        except wire.NotAMessageError as error:
+            await wire.refuse(send, 400, str(error), code=error.code)
             return None
-        match message:
-            case {"jsonrpc": "2.0", "id": int() | str() as id_, "method": str()} if not isinstance(id_, bool):
-                params = message.get("params")
-                if params is None or isinstance(params, dict):
-                    return dict(message)
-            case list():
-                text = "Batches are not supported: send one JSON-RPC message in each POST"
-                await wire.refuse(send, 400, text)
-                return None
-            case _:
-                pass
-        try:
-            jsonrpc_message_adapter.validate_python(message, by_name=False)
-        except ValidationError as error:
-            text = f"Not a JSON-RPC message: {error.error_count()} problems, the first: {error.errors()[0]['msg']}"
-            await wire.refuse(send, 400, text, code=wire.INVALID_PARAMS)
-            return None
-        return dict(message)
 
     async def _body(self, request: Request, receive: Receive, send: Send) -> bytes | None:
         body = bytearray()

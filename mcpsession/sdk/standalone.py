@@ -48,6 +48,7 @@ class Standalone:
         # News that was heard, with the position in the broadcast mail that it brought this replica to.
         self._news: deque[tuple[int, News, str]] = deque()
         self._overflowed = False
+        self._settled = False
         self._tail: Tail | None = None
 
     def let_go(self) -> None:
@@ -79,7 +80,8 @@ class Standalone:
 
     async def _hold(self, hold: Hold, cursor: wire.Cursor | None, receive: Receive, tail: Tail) -> None:
         with self._socket:
-            settled = await self._settled(hold, tail)
+            settled = await self._settle(hold, tail)
+            self._settled = True
             self._seq, self._position = settled.delivered_seq, settled.delivered_news
             if cursor is not None:
                 self._seq, self._position = cursor.seq, cursor.position
@@ -91,7 +93,7 @@ class Standalone:
         with anyio.move_on_after(1.0, shield=True):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _settled(self, hold: Hold, tail: Tail) -> Hold:
+    async def _settle(self, hold: Hold, tail: Tail) -> Hold:
         """Wait until the previous holder has let go (or is dead, or silent), so that no message goes to two."""
         headers = wire.stream_headers(self._session.id)
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -218,6 +220,9 @@ class Standalone:
             logger.warning("how far a standalone stream got could not be saved: %s", error)
 
     async def _release(self, epoch: int) -> None:
+        if not self._settled:
+            # Nothing was delivered, and the position of the holder before is not ours to write.
+            return
         with anyio.CancelScope(shield=True), anyio.move_on_after(5.0):
             try:
                 waiting = await self._parts.holds.release(self._session.id, epoch, self._seq, self._position)

@@ -8,6 +8,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import pydantic_core
+from mcp_types import jsonrpc_message_adapter
+from pydantic import ValidationError
 from starlette.types import Send
 
 from mcpsession.errors import MessageTooLargeError, UnstorableTextError
@@ -29,6 +31,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 # Visible ASCII, as the specification demands of session ids; ours have 43 characters.
 _SESSION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _REQUEST_CURSOR = re.compile(r"([A-Za-z0-9_-]{16})\.(\d{1,18})")
+_LONGEST_ID = 256
 _STANDALONE_CURSOR = re.compile(r"s\.(\d{1,18})\.([0-9:,@.]{1,3000})")
 
 
@@ -112,6 +115,52 @@ def dump(message: dict[str, Any], max_bytes: int | None = None) -> str:
 def dump_id(request_id: object) -> str:
     """A request's id as JSON text: `1` and `"1"` differ."""
     return pydantic_core.to_json(request_id).decode()
+
+
+class NotAMessageError(ValueError):
+    """A body is not one JSON-RPC message; `code` is JSON-RPC's."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def parse_message(body: bytes) -> dict[str, Any]:
+    """Read the one JSON-RPC message of a POST's body.
+
+    Raises NotAMessageError, which says what is wrong.
+    """
+    try:
+        message = pydantic_core.from_json(body)
+    except ValueError as error:
+        raise NotAMessageError(f"Parse error: {error}", PARSE_ERROR) from error
+    if isinstance(message, list):
+        text = "Batches are not supported: send one JSON-RPC message in each POST"
+        raise NotAMessageError(text, INVALID_REQUEST)
+    # The usual case, checked by hand: the SDK's adapter costs a model.
+    match message:
+        case {"jsonrpc": "2.0", "id": id_, "method": str(), **rest} if _is_id(id_):
+            if rest.get("params") is None or isinstance(rest["params"], dict):
+                return dict(message)
+        case {"id": id_, "method": _} if not _is_id(id_):
+            rule = f"a request's id is a whole number or a text, at most {_LONGEST_ID} characters"
+            raise NotAMessageError(f"Not a JSON-RPC message: {rule}", INVALID_REQUEST)
+        case _:
+            pass
+    try:
+        jsonrpc_message_adapter.validate_python(message, by_name=False)
+    except ValidationError as error:
+        problems = error.errors()
+        text = f"Not a JSON-RPC message: {len(problems)} problems, the first: {problems[0]['msg']}"
+        raise NotAMessageError(text, INVALID_PARAMS) from error
+    return dict(message)
+
+
+def _is_id(value: object) -> bool:
+    # Ids go into an index, whose rows have a limit.
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_ID
+    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _LONGEST_ID
 
 
 def error_message(request_id: object, code: int, message: str, data: object = None) -> dict[str, Any]:

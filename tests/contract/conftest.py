@@ -21,11 +21,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def settings(request: pytest.FixtureRequest) -> Settings:
     # A namespace for each test, so that they may share a database; little slack, so that sessions end when they should.
     settings: dict[str, object] = {

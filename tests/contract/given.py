@@ -14,7 +14,8 @@ from mcpsession.model import AppendedStream, Batch, NewEvent, OpenedStream, Sess
 
 def given(**settings: Any) -> pytest.MarkDecorator:
     """Run a test's backends with these settings."""
-    return pytest.mark.given(**settings)
+    marker: pytest.MarkDecorator = pytest.mark.given(**settings)
+    return marker
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

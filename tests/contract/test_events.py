@@ -1,25 +1,21 @@
-"""EventLog: numbered without gaps, one writer, one final, nothing twice."""
+"""EventLog, writing: numbered without gaps, by one writer, nothing twice."""
 
 from __future__ import annotations
 
 import anyio
 import pytest
 
-from mcpsession.contracts import Backend, ReplicaRegistry
+from mcpsession.contracts import Backend
 from mcpsession.errors import StoreError
-from mcpsession.model import Accepted, Batch, NewEvent, OpenedStream
+from mcpsession.model import Accepted, Batch, NewEvent
 from tests.contract.conftest import Join
 from tests.contract.given import (
     a_session,
     appended,
-    expire,
-    expired,
-    given,
     messages,
     numbered,
     opened,
     read,
-    until,
     write,
 )
 
@@ -246,301 +242,6 @@ async def test_a_stream_that_was_taken_over_has_not_landed_for_its_producer(back
     assert not await backend.log.landed("session", "stream", 2, producer="dead")
 
 
-# the standalone stream
-
-
-async def test_the_standalone_stream_keeps_the_order_of_a_call(backend: Backend) -> None:
-    await a_session(backend, "x")
-    await a_session(backend, "y")
-
-    await backend.log.append_standalone([("x", NewEvent("1")), ("y", NewEvent("2")), ("x", NewEvent("3"))])
-    await backend.log.append_standalone([("x", NewEvent("4"))])
-
-    assert [(1, "1"), (2, "3"), (3, "4")] == await numbered(backend, "x", "s")
-    assert [(1, "2")] == await numbered(backend, "y", "s")
-
-
-async def test_many_writers_number_a_standalone_stream_without_gaps(backend: Backend) -> None:
-    await a_session(backend)
-
-    async def append(writer: int) -> None:
-        for number in range(5):
-            await backend.log.append_standalone([("session", NewEvent(f"{writer} {number}"))])
-
-    async with anyio.create_task_group() as tasks:
-        for writer in range(6):
-            tasks.start_soon(append, writer)
-
-    events = await numbered(backend, stream_id="s")
-    assert list(range(1, 31)) == [seq for seq, _ in events]
-    for writer in range(6):
-        own = [text for _, text in events if text.startswith(f"{writer} ")]
-        assert [f"{writer} {number}" for number in range(5)] == own
-
-
-async def test_who_holds_a_standalone_stream_is_told_to_its_writers(backend: Backend, join: Join) -> None:
-    await join("b")
-    await a_session(backend, "held")
-    await a_session(backend, "free")
-    await backend.holds.take("held", "b")
-
-    holders = await backend.log.append_standalone([("held", NewEvent("1")), ("free", NewEvent("2"))])
-
-    assert {"held": "b"} == dict(holders)
-
-
-async def test_sessions_that_are_not_live_take_no_standalone_messages(backend: Backend, join: Join) -> None:
-    await join("b")
-    await a_session(backend, "terminated")
-    await a_session(backend, "expired", ttl=0.3)
-    await backend.holds.take("terminated", "b")
-    await backend.holds.take("expired", "b")
-    await backend.sessions.terminate("terminated", "", sender="b")
-    await expired(backend, "expired")
-    dead = ("terminated", "expired", "unknown")
-
-    assert {} == dict(await backend.log.append_standalone([(session, NewEvent("lost")) for session in dead]))
-
-    for session in dead:
-        state = await backend.log.read(session, "s", 0, 10)
-        assert state is None or not state.events
-
-
-async def test_a_terminated_session_has_no_standalone_stream(backend: Backend) -> None:
-    await a_session(backend)
-    await backend.sessions.terminate("session", "", sender="a")
-
-    assert await backend.log.read("session", "s", 0, 10) is None
-
-
-# attach and read
-
-
-async def test_a_reader_is_returned_from_its_attaching_on(backend: Backend) -> None:
-    await write(backend, opened("one"))
-
-    assert await backend.log.attach("session", "stream", "b")
-    [first] = await backend.log.write(Batch(appended=[appended(1, "two")]), producer="a")
-    [second] = await backend.log.write(Batch(appended=[appended(2, "three")]), producer="a")
-    assert await backend.log.attach("session", "stream", "c")
-    [third] = await backend.log.write(Batch(appended=[appended(3, "four", finished=True)]), producer="a")
-
-    assert ["b", "b", "c"] == [first.reader, second.reader, third.reader]
-
-
-async def test_no_one_attaches_to_a_stream_that_is_missing(backend: Backend) -> None:
-    assert not await backend.log.attach("session", "missing", "b")
-
-
-async def test_a_stream_belongs_to_its_session_alone(backend: Backend) -> None:
-    await write(backend, opened("one"))
-
-    assert not await backend.log.attach("other", "stream", "b")
-    assert await backend.log.read("other", "stream", 0, 10) is None
-
-
-async def test_a_stream_is_read_in_pages(backend: Backend) -> None:
-    await write(backend, opened("1", "2", "3", "4", "5"))
-
-    pages = [await backend.log.read("session", "stream", after, 2) for after in (0, 2, 4, 5, 99)]
-
-    assert [[1, 2], [3, 4], [5], [], []] == [[event.seq for event in page.events] for page in pages if page]
-    assert [5, 5, 5, 5, 5] == [page.last_seq for page in pages if page]
-
-
-async def test_a_request_of_a_dead_replica_is_counted_but_not_sent(
-    backend: Backend, join: Join, registry: ReplicaRegistry
-) -> None:
-    """Nobody would hear its answer."""
-    await join("alive", "dead")
-    await registry.leave("dead")
-    requests = [NewEvent(of, request_of=of) for of in ("alive", "dead", "unknown")]
-    await a_session(backend)
-    stream = OpenedStream("session", "stream", ("1",), [*requests, NewEvent("said")], finished=False)
-    await backend.log.write(Batch(opened=[stream]), producer="alive")
-    await backend.log.append_standalone([("session", event) for event in requests])
-
-    assert [(1, "alive"), (2, ""), (3, ""), (4, "said")] == await numbered(backend)
-    assert [(1, "alive"), (2, ""), (3, "")] == await numbered(backend, stream_id="s")
-
-
-@given(stream_ttl=0.1)
-async def test_a_finished_stream_can_be_resumed_for_its_ttl_only(backend: Backend) -> None:
-    await write(backend, opened("one"), opened("one", stream_id="open", request_ids=("2",)))
-    await write(backend, appended(1, "two", finished=True))
-
-    async def is_gone() -> bool:
-        return await backend.log.read("session", "stream", 0, 10) is None
-
-    await until(is_gone)
-    assert not await backend.log.attach("session", "stream", "b")
-    assert ["one"] == await messages(backend, stream_id="open")
-
-
-# take-over
-
-
-async def test_the_stream_of_a_living_producer_is_not_taken_over(backend: Backend, join: Join) -> None:
-    await join("a")
-    await write(backend, opened("one"))
-
-    assert not (await read(backend)).orphaned
-    assert not await backend.log.take_over("session", "stream", 1, ["final"], by="b")
-
-    assert ["one"] == await messages(backend)
-
-
-async def test_a_dead_producers_stream_is_finished_past_all_that_was_asked_for(
-    backend: Backend, join: Join, registry: ReplicaRegistry
-) -> None:
-    """A client may have seen more than is in the log: what its producer had sent but not yet written."""
-    await join("a")
-    await write(backend, opened("one"))
-    await registry.leave("a")
-    assert (await read(backend)).orphaned
-
-    assert await backend.log.take_over("session", "stream", 5, ["final 1", "final 2"], by="b")
-
-    assert [(1, "one"), (6, "final 1"), (7, "final 2")] == await numbered(backend)
-    assert [(6, "final 1"), (7, "final 2")] == await numbered(backend, after=5)
-    state = await read(backend)
-    assert (7, True, True, False) == (state.last_seq, state.finished, state.taken_over, state.orphaned)
-
-
-async def test_finals_come_after_the_last_event_if_less_was_asked_for(backend: Backend) -> None:
-    await write(backend, opened("one", "two", "three"), producer="dead")
-
-    assert await backend.log.take_over("session", "stream", 1, ["final"], by="b")
-
-    assert [(1, "one"), (2, "two"), (3, "three"), (4, "final")] == await numbered(backend)
-
-
-async def test_there_is_one_final_whoever_asks_how_often(backend: Backend) -> None:
-    await write(backend, opened("one"), producer="dead")
-    outcomes: list[bool] = []
-
-    async def take_over(number: int) -> None:
-        by = f"replica {number}"
-        outcomes.append(await backend.log.take_over("session", "stream", number, ["final"], by=by))
-
-    async with anyio.create_task_group() as tasks:
-        for number in range(6):
-            tasks.start_soon(take_over, number)
-
-    assert [False] * 5 + [True] == sorted(outcomes)
-    assert ["one", "final"] == await messages(backend)
-    assert not await backend.log.take_over("session", "stream", 99, ["final"], by="late")
-    assert ["one", "final"] == await messages(backend)
-
-
-async def test_a_late_producer_finds_its_stream_lost(backend: Backend) -> None:
-    await write(backend, opened("one"), producer="dead")
-    await backend.log.take_over("session", "stream", 1, ["final"], by="b")
-
-    assert [] == await write(backend, appended(1, "two", finished=True), producer="dead")
-    assert [] == await write(backend, appended(2, "two", finished=True), producer="dead")
-
-    assert ["one", "final"] == await messages(backend)
-
-
-async def test_of_a_producer_and_a_stranger_who_end_a_stream_at_once_one_does(backend: Backend) -> None:
-    for number in range(10):
-        stream = f"stream {number}"
-        await write(backend, opened(stream_id=stream), producer="dead")
-        ended: list[object] = []
-
-        async def finish(stream: str = stream, ended: list[object] = ended) -> None:
-            ended.extend(await write(backend, appended(0, "end", stream_id=stream, finished=True), producer="dead"))
-
-        async def take_over(stream: str = stream, ended: list[object] = ended) -> None:
-            if await backend.log.take_over("session", stream, 0, ["end"], by="b"):
-                ended.append("taken over")
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(finish)
-            tasks.start_soon(take_over)
-
-        assert 1 == len(ended)
-        assert [(1, "end")] == await numbered(backend, stream_id=stream)
-
-
-async def test_a_stream_that_needs_no_final_is_finished_without_one(backend: Backend) -> None:
-    """All its requests were answered, only its end was not written."""
-    await write(backend, opened("one"), producer="dead")
-
-    assert await backend.log.take_over("session", "stream", 1, [], by="b")
-
-    state = await read(backend)
-    assert (1, True) == (state.last_seq, state.finished)
-
-
-async def test_what_is_finished_or_missing_is_not_taken_over(backend: Backend) -> None:
-    await a_session(backend)
-    await write(backend, opened("one", finished=True), producer="dead")
-
-    assert not await backend.log.take_over("session", "stream", 1, ["final"], by="b")
-    assert not await backend.log.take_over("session", "missing", 1, ["final"], by="b")
-    assert not await backend.log.take_over("session", "s", 1, ["final"], by="b")
-
-    assert ["one"] == await messages(backend)
-    assert [] == await messages(backend, stream_id="s")
-
-
-async def test_a_taken_over_request_may_be_tried_again(backend: Backend) -> None:
-    await write(backend, opened("one"), producer="dead")
-    await backend.log.take_over("session", "stream", 1, ["final"], by="b")
-
-    assert ["again"] == await write(backend, opened("one", stream_id="again"), producer="b")
-
-
-# orphans and unfinished
-
-
-async def test_orphans_are_the_unfinished_streams_of_the_dead(
-    backend: Backend, join: Join, registry: ReplicaRegistry
-) -> None:
-    await join("alive", "dead")
-    await a_session(backend)
-    await write(backend, opened("one", stream_id="of the living"), producer="alive")
-    await write(backend, opened("one", "two", stream_id="open", request_ids=("2",)), producer="dead")
-    await write(backend, opened("one", stream_id="ended", request_ids=("3",), finished=True), producer="dead")
-    assert [] == list(await backend.log.orphans(10))
-
-    await registry.leave("dead")
-
-    assert [("session", "open", 2, ("2",))] == list(await backend.log.orphans(10))
-    await backend.log.take_over("session", "open", 2, ["final"], by="alive")
-    assert [] == list(await backend.log.orphans(10))
-
-
-async def test_an_orphan_owes_only_what_was_not_answered(backend: Backend) -> None:
-    answers = [NewEvent("1st", answers="1"), NewEvent("progress"), NewEvent("3rd", answers='"3"')]
-    stream = OpenedStream("session", "stream", ("1", '"1"', '"3"', "3"), answers[:1], finished=False)
-    await backend.log.write(Batch(opened=[stream]), producer="dead")
-    await write(backend, appended(1, *answers[1:]), producer="dead")
-
-    assert [("session", "stream", 3, ('"1"', "3"))] == list(await backend.log.orphans(10))
-    assert [("session", "stream", 3, ('"1"', "3"))] == list(await backend.log.unfinished("dead"))
-
-
-async def test_no_more_orphans_are_named_than_asked_for(backend: Backend) -> None:
-    for number in range(5):
-        await write(backend, opened(stream_id=f"{number}", request_ids=(f"{number}",)), producer="dead")
-
-    assert 3 == len(await backend.log.orphans(3))
-    assert 5 == len(await backend.log.orphans(10))
-
-
-async def test_the_unfinished_streams_of_one_producer_are_its_own(backend: Backend) -> None:
-    await write(backend, opened("one"), producer="a")
-    await write(backend, opened("one", stream_id="ended", request_ids=("2",), finished=True), producer="a")
-    await write(backend, opened("one", stream_id="of b", request_ids=("3",)), producer="b")
-
-    assert [("session", "stream", 1, ("1",))] == list(await backend.log.unfinished("a"))
-    await write(backend, appended(1, "two", finished=True), producer="a")
-    assert [] == list(await backend.log.unfinished("a"))
-
-
 # namespaces
 
 
@@ -548,7 +249,6 @@ async def test_namespaces_never_see_each_others_streams(backend: Backend, neighb
     await join("a")
     await a_session(backend)
     await write(backend, opened("ours"))
-    await expire(neighbour, "elsewhere")
 
     assert await neighbour.log.read("session", "stream", 0, 10) is None
     assert not await neighbour.log.attach("session", "stream", "b")

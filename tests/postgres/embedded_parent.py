@@ -1,4 +1,4 @@
-"""A process that runs a private Postgres, says who serves and where, and ends in the way that its argument names."""
+"""A process that runs a private Postgres, says who serves and where, and, told to go on, ends as its argument names."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import anyio
 from mcpsession.postgres.embedded import EmbeddedPostgres, embedded_postgres
 
 
-def say(server: EmbeddedPostgres) -> None:
+def say_and_wait(server: EmbeddedPostgres) -> None:
     sys.stdout.write(json.dumps({"pid": server.pid, "url": server.url, "directory": str(server.directory)}) + "\n")
     sys.stdout.flush()
+    sys.stdin.readline()
 
 
 async def leave_by_exception(directory: Path) -> None:
@@ -29,14 +30,12 @@ def main(way: str, directory: Path | None) -> None:
     if way == "no close":
         server = EmbeddedPostgres(directory)
         server.start()
-        say(server)
+        say_and_wait(server)
         return
     with EmbeddedPostgres(directory) as server:
-        say(server)
+        say_and_wait(server)
         if way == "exception":
             raise RuntimeError("on purpose")
-        if way == "wait":
-            sys.stdin.read()
 
 
 if __name__ == "__main__":

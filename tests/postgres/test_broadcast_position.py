@@ -29,7 +29,8 @@ async def test_mail_of_a_long_transaction_comes_once_and_nothing_else_waits_for_
     backend: PostgresBackend, database_url: str
 ) -> None:
     slow = await asyncpg.connect(database_url)
-    position, got = await backend.mailbox.position(), []
+    position = await backend.mailbox.position()
+    got: list[str] = []
 
     async def look() -> None:
         nonlocal position
@@ -59,7 +60,8 @@ async def test_mail_of_a_long_transaction_comes_once_and_nothing_else_waits_for_
 async def test_many_publishers_and_a_busy_reader_lose_and_repeat_nothing(
     backend: PostgresBackend, database_url: str
 ) -> None:
-    position, got = await backend.mailbox.position(), []
+    position = await backend.mailbox.position()
+    got: list[str] = []
     done = anyio.Event()
 
     async def publish(name: str) -> None:

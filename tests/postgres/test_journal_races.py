@@ -9,12 +9,16 @@ import asyncpg
 import pytest
 
 from mcpsession.errors import StoreError
-from mcpsession.model import Batch, NewEvent, OpenedStream
+from mcpsession.model import Accepted, Batch, NewEvent, OpenedStream
 from mcpsession.postgres.backend import PostgresBackend
 from tests.postgres.stores import appended, dying, living, open_session, opened, running_backend
 
 # Held by a bystander, so that what is tested waits for the lock with an older snapshot.
 _HOLD = "SELECT 1 FROM mcpsession.streams WHERE session_id = $1 AND id = $2 FOR UPDATE"
+_OPEN = """
+INSERT INTO mcpsession.streams (namespace, session_id, id, producer, request_ids)
+VALUES ('default', $1, 'of a third', 'r', '{1}')
+"""
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 
 
@@ -78,13 +82,12 @@ async def test_two_finals_are_impossible_however_they_race(
             won.append("taken")
 
     with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            async with bystander.transaction():
-                await bystander.execute(_HOLD, session, "t")
-                tasks.start_soon(flush)
-                for _ in range(takers):
-                    tasks.start_soon(take)
-                await _until_waiting(bystander, 1 + takers)
+        async with anyio.create_task_group() as tasks, bystander.transaction():
+            await bystander.execute(_HOLD, session, "t")
+            tasks.start_soon(flush)
+            for _ in range(takers):
+                tasks.start_soon(take)
+            await _until_waiting(bystander, 1 + takers)
 
     assert 1 == len(won)
     assert [(1, "a"), (2, won[0])] == await _messages(one, session, "t")
@@ -96,20 +99,19 @@ async def test_a_flush_that_waited_through_the_take_over_sees_it(
     session = await open_session(one)
     async with living(one) as producer:
         await one.log.write(opened(session, "t"), producer=producer)
-        accepted = ["unset"]
+        accepted: list[object] = ["unset"]
 
         async def flush() -> None:
             accepted[:] = await one.log.write(appended(session, "t", 0, "late"), producer=producer)
 
         with anyio.fail_after(10):
-            async with anyio.create_task_group() as tasks:
-                async with bystander.transaction():
-                    await bystander.execute(_HOLD, session, "t")
-                    tasks.start_soon(flush)
-                    await _until_waiting(bystander, 1)
-                    await bystander.execute(
-                        "UPDATE mcpsession.streams SET finished_at = now(), producer = 'x' WHERE id = 't'"
-                    )
+            async with anyio.create_task_group() as tasks, bystander.transaction():
+                await bystander.execute(_HOLD, session, "t")
+                tasks.start_soon(flush)
+                await _until_waiting(bystander, 1)
+                await bystander.execute(
+                    "UPDATE mcpsession.streams SET finished_at = now(), producer = 'x' WHERE id = 't'"
+                )
 
     assert [] == accepted
     assert [] == await _messages(one, session, "t")
@@ -128,11 +130,10 @@ async def test_a_flush_that_waited_for_the_reader_returns_it(
         readers.extend(stream.reader for stream in accepted)
 
     with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            async with bystander.transaction():
-                await bystander.execute("UPDATE mcpsession.streams SET reader = 'r' WHERE id = 't'")
-                tasks.start_soon(flush)
-                await _until_waiting(bystander, 1)
+        async with anyio.create_task_group() as tasks, bystander.transaction():
+            await bystander.execute("UPDATE mcpsession.streams SET reader = 'r' WHERE id = 't'")
+            tasks.start_soon(flush)
+            await _until_waiting(bystander, 1)
 
     assert ["r"] == readers
 
@@ -173,24 +174,27 @@ async def test_a_repeated_append_is_not_doubled(one: PostgresBackend) -> None:
 
 
 async def test_batches_that_open_the_same_requests_in_other_orders_do_not_deadlock(
-    one: PostgresBackend, other: PostgresBackend
+    one: PostgresBackend, other: PostgresBackend, bystander: asyncpg.Connection
 ) -> None:
-    sessions = [await open_session(one) for _ in range(50)]
+    """Both are held up by the middle one; were each in its own order, they would then wait for each other."""
+    sessions = sorted([await open_session(one) for _ in range(3)])
+    accepted: list[Accepted] = []
 
-    async def write(backend: PostgresBackend, producer: str, order: list[str], round_: int) -> None:
-        streams = [
-            OpenedStream(session, f"{producer}{round_}", (str(round_),), [NewEvent("m")], False) for session in order
-        ]
-        accepted[producer] += len(await backend.log.write(Batch(opened=streams), producer=producer))
+    async def write(backend: PostgresBackend, producer: str, order: list[str]) -> None:
+        streams = [OpenedStream(session, f"of {producer}", ("1",), [], False) for session in order]
+        accepted.extend(await backend.log.write(Batch(opened=streams), producer=producer))
 
-    accepted = {"p": 0, "q": 0}
-    with anyio.fail_after(20):
-        for round_ in range(20):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(write, one, "p", sessions, round_)
-                tasks.start_soon(write, other, "q", sessions[::-1], round_)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            hold_up = bystander.transaction()
+            await hold_up.start()
+            await bystander.execute(_OPEN, sessions[1])
+            tasks.start_soon(write, one, "p", sessions)
+            tasks.start_soon(write, other, "q", sessions[::-1])
+            await _until_waiting(bystander, 2)
+            await hold_up.rollback()
 
-    assert 20 * 50 == sum(accepted.values())
+    assert sessions == sorted(stream.session_id for stream in accepted)
 
 
 async def test_answered_requests_of_a_batch_get_no_other_final(one: PostgresBackend) -> None:

@@ -75,3 +75,30 @@ def test_an_error_without_a_request_has_no_id():
 
 def test_ids_as_json_text_differ_by_type():
     assert ("1", '"1"') == (wire.dump_id(1), wire.dump_id("1"))
+
+
+@pytest.mark.parametrize("id_", [None, {}, [1], True, 1.5, "x" * 257, 10**100])
+def test_an_id_that_is_no_id_is_refused_and_the_rule_is_named(id_):
+    body = json.dumps({"jsonrpc": "2.0", "id": id_, "method": "ping"}).encode()
+    with pytest.raises(wire.NotAMessageError, match="a request's id is a whole number or a text, at most 256"):
+        wire.parse_message(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"{bad", "Parse error: "),
+        (b"", "Parse error: "),
+        (b"[" * 100_000, "Parse error: "),
+        (b"[]", "Batches are not supported"),
+        (b"1", "Not a JSON-RPC message"),
+        (b'{"jsonrpc":"2.0"}', "Not a JSON-RPC message"),
+        (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', "Not a JSON-RPC message"),
+        (b'{"jsonrpc":"2.0","id":1,"method":7}', "Not a JSON-RPC message"),
+        (b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[1]}', "Not a JSON-RPC message"),
+        (b'{"jsonrpc":"2.0","id":1,"result":7}', "Not a JSON-RPC message"),
+    ],
+)
+def test_a_body_that_is_no_message_is_refused_and_says_why(body, message):
+    with pytest.raises(wire.NotAMessageError, match=message):
+        wire.parse_message(body)
