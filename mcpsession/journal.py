@@ -214,7 +214,9 @@ class Journal:
     async def room(self) -> None:
         """Wait while the buffer is full. An empty buffer has room for one event of any size."""
         while self._bytes > self._settings.journal_bytes:
-            self._room = anyio.Event()
+            # One event for all who wait: a second one would leave the first waiter asleep.
+            if self._room.is_set():
+                self._room = anyio.Event()
             await self._room.wait()
 
     async def flushed(self) -> None:

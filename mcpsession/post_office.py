@@ -40,8 +40,8 @@ class PostOffice:
         self._handlers: dict[MailKind, list[Handler]] = {}
         self._wake = anyio.Event()
         self._handed: OrderedDict[int, None] = OrderedDict()
-        self.behind = False
-        """Broadcast mail was rung for and is not read yet: what is cached may be the older truth."""
+        self._rung = 0
+        self._read = 0
         self.position = ""
         """How far this replica has read the broadcast mail."""
         self.on_lost: Callable[[], None] = lambda: None
@@ -50,6 +50,11 @@ class PostOffice:
         self.on_stream: Callable[[SessionId, StreamId], None] = lambda _s, _t: None
         self.on_hold: Callable[[SessionId], None] = lambda _: None
         self.on_acknowledged: Callable[[int, ReplicaId], None] = lambda _m, _r: None
+
+    @property
+    def behind(self) -> bool:
+        """Whether broadcast mail was rung for and is not applied yet: what is cached may be the older truth."""
+        return self._read != self._rung
 
     def on(self, kind: MailKind, handler: Handler) -> None:
         """Hand mail of this kind to `handler`, which must be idempotent and must not block."""
@@ -104,7 +109,7 @@ class PostOffice:
             case ["m"]:
                 self.wake()
             case ["n"]:
-                self.behind = True
+                self._rung += 1
                 self.wake()
             case ["d"]:
                 self.on_death()
@@ -154,22 +159,20 @@ class PostOffice:
 
     async def _read_broadcasts(self) -> None:
         # Whatever is rung for from here on needs a read that begins later.
-        self.behind = False
-        try:
-            read = await self._mailbox.news(self.position)
-        except BaseException:
-            self.behind = True
-            raise
+        rung = self._rung
+        read = await self._mailbox.news(self.position)
         if read is None:
             logger.warning("the position in the broadcast mail was lost: all is taken for changed")
             self.position = await self._mailbox.position()
             self.on_lost()
+            self._read = rung
             return
         mails, position = read
         # The position moves first: a handler may ask where the replica stands.
         self.position = position
         for mail in _invalidations_first(mails):
             self._hand_over(mail)
+        self._read = rung
 
     def _hand_over(self, mail: Mail) -> None:
         for handler in self._handlers.get(mail.kind, ()):

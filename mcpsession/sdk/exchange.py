@@ -9,6 +9,7 @@ event id leaves before its stream is durable, unless the response leaves in the 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -27,6 +28,8 @@ from mcpsession.sdk.parts import Parts
 
 logger = logging.getLogger(__name__)
 
+# A client that takes nothing for so long, while its queue stands full, does not read.
+_STUCK = 5.0
 # Enough for a peer that reads at all to take the last frame of a stream that is being cut.
 _CUT_DEADLINE = 1.0
 
@@ -46,6 +49,7 @@ class Exchange:
         # Frames on their way to the socket, each with its number.
         self._frames: deque[tuple[int, bytes]] = deque()
         self._signal = anyio.Event()
+        self._drained = anyio.Event()
         self._handler = anyio.CancelScope()
         self._socket = anyio.CancelScope()
         self._socket_open = True
@@ -130,17 +134,25 @@ class Exchange:
             return
         text = wire.dump(message, self._parts.settings.max_message_bytes)
         await self._parts.journal.room()
+        await self._socket_keeps_up()
         self._append(text, request_of=request_of)
+
+    async def _socket_keeps_up(self) -> None:
+        """Wait while the outbound queue is full; a socket that then takes nothing is cut. All of it is in the log."""
+        while self._socket_open and len(self._frames) >= self._parts.settings.outbound_frames:
+            with anyio.move_on_after(_STUCK) as waiting:
+                await self._drained.wait()
+            # Frames that wait for their stream's row, or for a beat, are not the client's fault.
+            if waiting.cancelled_caught and self._started and self._parts.heartbeat.may_write():
+                self._parts.telemetry.count("mcpsession_cut_sockets_total")
+                self._cut()
+            self._drained = anyio.Event()
 
     def _append(self, text: str, *, request_of: ReplicaId | None = None, final: bool = False) -> None:
         assert self._writer is not None
         seq = self._writer.append(text, request_of=request_of, final=final)
         if self._socket_open:
             self._frames.append((seq, wire.event(f"{self._writer.stream_id}.{seq}", text)))
-            if len(self._frames) > self._parts.settings.outbound_frames:
-                # The client does not read. Everything is in the log; it can resume.
-                self._parts.telemetry.count("mcpsession_cut_sockets_total")
-                self._cut()
             self._signal.set()
 
     def _cut(self) -> None:
@@ -148,6 +160,7 @@ class Exchange:
         self._frames.clear()
         self._socket.cancel()
         self._signal.set()
+        self._drained.set()
 
     # The handler's task
 
@@ -171,6 +184,12 @@ class Exchange:
             await current.commit()
         except MCPSessionError as error:
             return wire.error_message(self._request_id, wire.INTERNAL_ERROR, str(error))
+        except anyio.get_cancelled_exc_class():
+            if interrupted():
+                raise
+            # The handler's own: it awaited something that was cancelled. Left alone it would end the task group.
+            logger.exception("a handler let a cancellation escape that was not its own")
+            return wire.error_message(self._request_id, 0, "the handler was cancelled from within")
         except Exception as error:
             data = handler_exception_to_error_data(error)
             if data is None:
@@ -208,6 +227,7 @@ class Exchange:
         finally:
             self._socket_open = False
             self._frames.clear()
+            self._drained.set()
 
     async def _serve(self, send: Send) -> None:
         while not (self._refusal or self._may_start()):
@@ -259,6 +279,7 @@ class Exchange:
         frames = []
         while self._frames and not (strict and self._frames[0][0] > self._writer.base):
             frames.append(self._frames.popleft()[1])
+        self._drained.set()
         return b"".join(frames)
 
     async def _signalled(self) -> None:
@@ -272,3 +293,8 @@ class Exchange:
                 await wire.refuse(send, 500, "The stream was lost before it began", request_id=self._request_id)
                 return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def interrupted() -> bool:
+    """Whether a scope around this task was cancelled; else a CancelledError comes from what the task awaited."""
+    return anyio.current_effective_deadline() == -math.inf

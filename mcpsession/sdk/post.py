@@ -22,7 +22,7 @@ from mcpsession.model import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CurrentSession
 from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
-from mcpsession.sdk.exchange import Exchange
+from mcpsession.sdk.exchange import Exchange, interrupted
 from mcpsession.sdk.parts import Parts
 
 if TYPE_CHECKING:
@@ -172,5 +172,9 @@ class RequestRunner:
                 await self.notify(session, method, params, request)
             except Exception:  # the boundary: a bad handler must not end the replica's task group
                 logger.exception("the handling of %s failed", method)
+            except anyio.get_cancelled_exc_class():
+                if interrupted():
+                    raise
+                logger.exception("the handling of %s was cancelled from within", method)
 
         self._tasks.start_soon(run)
