@@ -144,7 +144,7 @@ def parse_message(body: bytes) -> dict[str, Any]:
                 return dict(message)
         case {"id": id_, "method": _} if not _is_id(id_):
             rule = f"a request's id is a whole number or a text, at most {_LONGEST_ID} characters"
-            raise NotAMessageError(f"Not a JSON-RPC message: {rule}", INVALID_REQUEST)
+            raise NotAMessageError(f"Not a JSON-RPC message: {rule}", INVALID_PARAMS)
         case _:
             pass
     try:
