@@ -177,7 +177,7 @@ class Mailbox(Protocol):
         ...
 
     async def delete(self, mail_ids: Sequence[int]) -> None:
-        """Delete mail that was handed over."""
+        """Delete mail that was handed over. What nobody fetches is removed after its ttl."""
         ...
 
     async def position(self) -> str:
@@ -233,8 +233,22 @@ class Doorbell(Protocol):
 class Reaping(Protocol):
     """Removes what expired."""
 
-    async def reap(self, limit: int) -> Reaped:
-        """Remove up to `limit` expired rows of each kind, with all that belongs to them."""
+    async def reap(self, limit: int, *, handled: bool = False) -> Reaped:
+        """Remove up to `limit` expired rows of each kind, with all that belongs to them.
+
+        `handled`: sessions that were not ended but expired are left to those who claim them.
+        """
+        ...
+
+    async def claim(self, limit: int, *, by: ReplicaId) -> Sequence[Session]:
+        """Claim up to `limit` expired sessions, whole, for their handlers: from now on nobody can use or touch them.
+
+        Each is claimed by one replica; what a dead one had claimed can be claimed again.
+        """
+        ...
+
+    async def remove(self, session_ids: Sequence[SessionId], *, by: ReplicaId) -> int:
+        """Remove claimed sessions with all that belongs to them; how many still were this replica's."""
         ...
 
 

@@ -39,6 +39,10 @@ _BATCH_STREAMS = 256
 _BATCH_BYTES = 256 * 1024
 
 
+# Data that cannot be stored, a constraint, a limit: one message's fault, the same however often it is tried.
+_CULPABLE = ("22", "23", "54")
+
+
 class StreamListener(Protocol):
     """Whoever writes a stream hears what became of it."""
 
@@ -310,6 +314,9 @@ class Journal:
         try:
             accepted = await self._log.write(batch, producer=producer)
         except StoreError as error:
+            if error.sqlstate is not None and not error.sqlstate.startswith(_CULPABLE):
+                # Not one message's fault (a missing right, a dropped table): nothing is given up, somebody mends it.
+                raise StoreUnavailableError(str(error), "mend it; events wait meanwhile") from error
             # Something in here cannot be stored. Halve until the culprit stands alone; the others go on.
             if len(left) == 1:
                 logger.error("a stream's events were refused by the store: %s", error)

@@ -23,7 +23,7 @@ from mcpsession.journal import Journal
 from mcpsession.model import ReplicaId
 from mcpsession.periodic import every
 from mcpsession.post_office import PostOffice
-from mcpsession.reaper import Reaper
+from mcpsession.reaper import ExpiryHandler, Reaper
 from mcpsession.sdk.acknowledgements import Acknowledgements
 from mcpsession.sdk.app import session_manager, streamable_http_app
 from mcpsession.sdk.drain import drain
@@ -143,6 +143,15 @@ class SessionLayer:
         """What the SDK calls `session_idle_timeout` and `max_sessions`. For sessions created from now on."""
         self._parts.limits.ttl = ttl
         self._parts.limits.max_sessions = max_sessions
+
+    def on_expired(self, handler: ExpiryHandler) -> ExpiryHandler:
+        """Call `handler`, sync or async, with each session that expires, whole, before it is removed.
+
+        On one replica, once without faults and at least once with them. One that raises, or takes longer than 30 s, is
+        logged, and the session is removed all the same. Usable as a decorator; register it on every replica.
+        """
+        self._reaper.on_expired(handler)
+        return handler
 
     # For the operator
 

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio
 
 from mcpsession.contracts import EventLog, Reaping
-from mcpsession.model import AppendedStream, Batch, NewEvent, Reaped, ReplicaId, SessionId, StreamId
+from mcpsession.model import AppendedStream, Batch, NewEvent, Reaped, ReplicaId, Session, SessionId, StreamId
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
 
 _PAUSE = 0.02
+
+ExpiryHandler = Callable[[Session], Awaitable[None] | None]
+# Few at a time: while its handler runs, a claimed session is in this replica's hands alone.
+_CLAIMED = 20
+_HANDLER_DEADLINE = 30.0
 
 OUTCOME_UNKNOWN = -32603
 """JSON-RPC's internal error: the replica that ran the call died, and whether the call had effects is unknown."""
@@ -49,18 +54,23 @@ class Reaper:
         self._settings = settings
         self._me = me
         self._telemetry = telemetry
+        self._handlers: list[ExpiryHandler] = []
         self.writes: Callable[[StreamId], bool] = lambda _: True
         """Whether this replica still writes a stream of its own."""
         self.on_finished: Callable[[SessionId, StreamId], None] = lambda _s, _t: None
         """Called for each stream that was finished for a dead producer, to wake its local readers."""
 
+    def on_expired(self, handler: ExpiryHandler) -> None:
+        """Call `handler` with each session that expires, before it is removed."""
+        self._handlers.append(handler)
+
     async def run_once(self) -> Reaped:
         """Remove all that expired, and finish what the dead left open."""
         await self.finish_orphans()
         await self.finish_strays()
-        total = Reaped()
+        total = Reaped(sessions=await self._bury() if self._handlers else 0)
         while True:
-            reaped = await self._reaping.reap(self._settings.reap_batch)
+            reaped = await self._reaping.reap(self._settings.reap_batch, handled=bool(self._handlers))
             total = Reaped(
                 total.sessions + reaped.sessions,
                 total.streams + reaped.streams,
@@ -72,6 +82,27 @@ class Reaper:
             await anyio.sleep(_PAUSE)
         self._telemetry.count("mcpsession_reaped_sessions_total", total.sessions)
         return total
+
+    async def _bury(self) -> int:
+        """Claim what expired, tell the handlers, remove it: once without faults, at least once with them."""
+        removed = 0
+        while claimed := await self._reaping.claim(_CLAIMED, by=self._me()):
+            for session in claimed:
+                for handler in self._handlers:
+                    await self._tell(handler, session)
+                # One by one: what a crash leaves is told again, and that should be little.
+                removed += await self._reaping.remove([session.id], by=self._me())
+        return removed
+
+    async def _tell(self, handler: ExpiryHandler, session: Session) -> None:
+        try:
+            with anyio.fail_after(_HANDLER_DEADLINE):
+                told = handler(session)
+                if isinstance(told, Awaitable):
+                    await told
+        except Exception:  # the boundary: the session goes, whatever its handler does
+            self._telemetry.count("mcpsession_failed_expiry_handlers_total")
+            logger.exception("an expiry handler failed; the session is removed all the same")
 
     async def finish_orphans(self) -> int:
         """Write the finals that dead producers owe; returns how many streams that ended."""

@@ -30,6 +30,7 @@ class SessionRow:
     expires_at: float
     last_active_at: datetime
     terminated: bool = False
+    claimed_by: ReplicaId | None = None
     state: str = "{}"
     version: int = 1
 
@@ -105,7 +106,9 @@ class Tables:
     def live(self, session_id: SessionId) -> SessionRow | None:
         """The session if it lives: the one predicate."""
         row = self.sessions.get(session_id)
-        return row if row is not None and not row.terminated and row.expires_at > time.monotonic() else None
+        if row is None or row.terminated or row.claimed_by is not None or row.expires_at <= time.monotonic():
+            return None
+        return row
 
     def standalone(self, session_id: SessionId) -> StreamRow | None:
         """The open standalone stream of a session that lives."""

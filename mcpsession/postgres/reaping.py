@@ -6,26 +6,54 @@ locked in order of their keys, so that any number of replicas may reap at once; 
 
 from __future__ import annotations
 
-from mcpsession.model import Reaped
+import json
+from collections.abc import Sequence
+
+from mcpsession.model import Reaped, ReplicaId, Session, SessionId
 from mcpsession.postgres.pool import Database
 from mcpsession.settings import Settings
 
+# A claim of a replica that died is none.
 EXPIRED_SESSIONS = """
-SELECT id
-FROM mcpsession.sessions
-WHERE namespace = $1 AND expires_at < now() AND claimed_by IS NULL
-ORDER BY expires_at
+SELECT s.id
+FROM mcpsession.sessions s
+WHERE s.namespace = $1 AND s.expires_at < now() AND ($3::bool IS FALSE OR s.status <> 'live')
+    AND NOT EXISTS (
+        SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL)
+ORDER BY s.expires_at
 LIMIT $2
+"""
+
+# Each goes to one: whoever comes second passes over the rows that the first has locked.
+CLAIM = """
+WITH expired AS (
+    SELECT s.id
+    FROM mcpsession.sessions s
+    WHERE s.namespace = $1 AND s.status = 'live' AND s.expires_at < now()
+        AND NOT EXISTS (
+            SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL)
+    ORDER BY s.expires_at
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE mcpsession.sessions s
+SET claimed_by = $2, claimed_at = now()
+FROM expired
+WHERE s.namespace = $1 AND s.id = expired.id
+RETURNING s.id, s.owner, s.incarnation, s.protocol_version, s.client_params, s.initialized, s.log_level, s.metadata,
+    s.ttl, s.created_at, s.last_active_at
 """
 
 # Locks first, deletes in the next statement of the transaction: its snapshot then sees every event of those streams,
 # also what a journal wrote while we waited for its lock. In one statement such an event would stay for ever.
 LOCK_SESSIONS = """
-SELECT id
-FROM mcpsession.sessions
-WHERE namespace = $1 AND id = ANY($2::text[]) AND expires_at < now() AND claimed_by IS NULL
-ORDER BY id
-FOR UPDATE
+SELECT s.id
+FROM mcpsession.sessions s
+WHERE s.namespace = $1 AND s.id = ANY($2::text[]) AND s.expires_at < now()
+    AND (s.claimed_by IS NOT DISTINCT FROM $3::text OR NOT EXISTS (
+        SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL))
+ORDER BY s.id
+FOR UPDATE OF s
 """
 
 LOCK_STREAMS_OF_SESSIONS = """
@@ -114,20 +142,31 @@ class PostgresReaping:
         self._database = database
         self._namespace = settings.namespace
 
-    async def reap(self, limit: int) -> Reaped:
+    async def reap(self, limit: int, *, handled: bool = False) -> Reaped:
         return Reaped(
-            sessions=await self._reap_sessions(limit),
+            sessions=await self._reap_sessions(limit, handled),
             streams=await self._reap_streams(limit),
             mail=await self._reap_mail(limit),
             replicas=len(await self._database.fetch(DELETE_REPLICAS, self._namespace, limit)),
         )
 
-    async def _reap_sessions(self, limit: int) -> int:
-        keys = [row["id"] for row in await self._database.fetch(EXPIRED_SESSIONS, self._namespace, limit)]
-        if not keys:
-            return 0
+    async def claim(self, limit: int, *, by: ReplicaId) -> Sequence[Session]:
+        return [
+            Session(metadata=json.loads(values.pop("metadata")), status="expired", **values)
+            for values in map(dict, await self._database.fetch(CLAIM, self._namespace, by, limit))
+        ]
+
+    async def remove(self, session_ids: Sequence[SessionId], *, by: ReplicaId) -> int:
+        return await self._delete_sessions(session_ids, by)
+
+    async def _reap_sessions(self, limit: int, handled: bool) -> int:
+        rows = await self._database.fetch(EXPIRED_SESSIONS, self._namespace, limit, handled)
+        return await self._delete_sessions([row["id"] for row in rows], None) if rows else 0
+
+    async def _delete_sessions(self, session_ids: Sequence[SessionId], claimant: ReplicaId | None) -> int:
         async with self._database.transaction() as connection:
-            ours = [row["id"] for row in await connection.fetch(LOCK_SESSIONS, self._namespace, keys)]
+            rows = await connection.fetch(LOCK_SESSIONS, self._namespace, list(session_ids), claimant)
+            ours = [row["id"] for row in rows]
             await connection.execute(LOCK_STREAMS_OF_SESSIONS, self._namespace, ours)
             await connection.execute(DELETE_SESSIONS, self._namespace, ours)
         return len(ours)

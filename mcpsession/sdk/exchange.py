@@ -140,13 +140,18 @@ class Exchange:
     async def _socket_keeps_up(self) -> None:
         """Wait while the outbound queue is full; a socket that then takes nothing is cut. All of it is in the log."""
         while self._socket_open and len(self._frames) >= self._parts.settings.outbound_frames:
-            with anyio.move_on_after(_STUCK) as waiting:
+            # One event for all of the handler's tasks that wait: a second one would leave the first asleep.
+            if self._drained.is_set():
+                self._drained = anyio.Event()
+            oldest = self._frames[0]
+            with anyio.move_on_after(_STUCK):
                 await self._drained.wait()
             # Frames that wait for their stream's row, or for a beat, are not the client's fault.
-            if waiting.cancelled_caught and self._started and self._parts.heartbeat.may_write():
+            stuck = bool(self._frames) and self._frames[0] is oldest
+            waits = not self._started or not self._parts.heartbeat.may_write() or self._parts.journal.age > _STUCK / 2
+            if stuck and not waits:
                 self._parts.telemetry.count("mcpsession_cut_sockets_total")
                 self._cut()
-            self._drained = anyio.Event()
 
     def _append(self, text: str, *, request_of: ReplicaId | None = None, final: bool = False) -> None:
         assert self._writer is not None

@@ -128,6 +128,9 @@ class Standalone:
             self._tail.wake()
 
     async def _stream(self, tail: Tail, epoch: int) -> None:
+        if self._session.protocol_version >= "2025-11-25":
+            # A cursor at once: should what follows be lost on the way, the client comes back with this one.
+            await self._write([wire.priming(wire.standalone_event_id(self._seq, self._position), None)])
         await self._catch_up()
         look_at, alive_at = 0.0, anyio.current_time()
         while True:

@@ -26,9 +26,6 @@ async def read(backend: Backend, position: str, *, only_news: bool = False) -> t
     return [mail.body for mail in news[0]], news[1]
 
 
-# positions
-
-
 async def test_a_position_fits_into_an_event_id_and_carries_its_time(backend: Backend) -> None:
     before = time.time()
 

@@ -73,6 +73,42 @@ async def test_a_touched_session_is_never_reaped(backend: Backend) -> None:
     assert await backend.sessions.get("session") is not None
 
 
+async def test_a_claimed_session_is_dead_for_everyone_and_whole_for_the_claimant(backend: Backend, join: Join) -> None:
+    await join("a", "b")
+    await backend.sessions.create(Session(id="session", owner="me", metadata={"k": [1]}, ttl=0.5), None)
+    await expired(backend)
+
+    [claimed] = await backend.reaping.claim(10, by="a")
+
+    assert ("session", "me", {"k": [1]}, "expired") == (claimed.id, claimed.owner, claimed.metadata, claimed.status)
+    assert [] == list(await backend.reaping.claim(10, by="b"))
+    assert await backend.sessions.get("session") is None
+    assert Reaped() == await backend.reaping.reap(10)
+    assert 0 == await backend.reaping.remove(["session"], by="b")
+    assert 1 == await backend.reaping.remove(["session"], by="a")
+    assert 0 == await backend.reaping.remove(["session"], by="a")
+
+
+async def test_a_dead_replicas_claim_can_be_claimed_again(
+    backend: Backend, join: Join, registry: ReplicaRegistry
+) -> None:
+    await join("a", "b")
+    await a_session(backend, ttl=0.5)
+    await expired(backend)
+    await backend.reaping.claim(10, by="a")
+    await registry.leave("a")
+
+    assert ["session"] == [session.id for session in await backend.reaping.claim(10, by="b")]
+
+
+async def test_sessions_with_handlers_are_left_to_them_and_tombstones_are_not(backend: Backend) -> None:
+    await a_session(backend, ttl=0.5)
+    await expired(backend)
+
+    assert 0 == (await backend.reaping.reap(10, handled=True)).sessions
+    assert 1 == (await backend.reaping.reap(10)).sessions
+
+
 async def test_a_tombstone_stays_for_its_ttl(backend: Backend) -> None:
     await a_session(backend, ttl=60.0)
     await backend.sessions.terminate("session", "", sender="a")

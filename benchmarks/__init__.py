@@ -1,0 +1,1 @@
+"""How fast a replica is, beside the SDK's own server: `python -m benchmarks`."""
