@@ -18,6 +18,8 @@ from mcpsession.settings import Settings
 
 # Above this the oldest entries go; at about 1 KB each that is 100 MB.
 _MOST = 100_000
+# What a client says of itself has some hundred characters. One with more is read for each of its requests.
+_LONGEST_PARAMS = 8192
 
 
 class _Entry(NamedTuple):
@@ -60,7 +62,9 @@ class SessionCache:
         before, asked = self._invalidations, time.monotonic()
         session = await self._store.get(session_id)
         # Sessions not yet initialized change with the very next request.
-        if session is not None and session.initialized and before == self._invalidations and self._leased(asked):
+        if session is None or not session.initialized or len(session.client_params or "") > _LONGEST_PARAMS:
+            return session
+        if before == self._invalidations and self._leased(asked):
             while len(self._entries) >= _MOST:
                 del self._entries[next(iter(self._entries))]
             if self._settings.cache_ttl > 0:

@@ -110,7 +110,9 @@ class EventLog(Protocol):
         ...
 
     async def read(self, session_id: SessionId, stream_id: StreamId, after: int, limit: int) -> StreamState | None:
-        """The stream and its first `limit` events past `after`, in one snapshot; None if there is no such stream.
+        """The stream and its first events past `after`, in one snapshot; None if there is no such stream.
+
+        At least one event if there is one, at most `limit`, and about a MiB.
 
         A server-to-client request whose waiting replica is dead comes with an empty message: it counts, but nobody
         would hear its answer, so it is not sent.
@@ -173,7 +175,7 @@ class Mailbox(Protocol):
         ...
 
     async def inbox(self, replica: ReplicaId) -> Sequence[Mail]:
-        """The mail of one replica, oldest first. It stays until deleted: at least once."""
+        """Some of the mail of one replica, oldest first. It stays until deleted: at least once."""
         ...
 
     async def delete(self, mail_ids: Sequence[int]) -> None:
@@ -243,7 +245,7 @@ class Reaping(Protocol):
     async def claim(self, limit: int, *, by: ReplicaId) -> Sequence[Session]:
         """Claim up to `limit` expired sessions, whole, for their handlers: from now on nobody can use or touch them.
 
-        Each is claimed by one replica; what a dead one had claimed can be claimed again.
+        Each is claimed by one replica; what a dead one had claimed, or this one and did not remove, comes again.
         """
         ...
 

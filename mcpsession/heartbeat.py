@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import anyio
 import anyio.to_thread
@@ -29,6 +30,9 @@ from mcpsession.settings import Settings
 logger = logging.getLogger(__name__)
 
 _STOP_DEADLINE = 5.0
+# A tool that blocks the event loop for some seconds kills nobody; one that blocks it for ever must not be taken for
+# a replica that serves.
+_WEDGED = 30.0
 
 
 class Watch:
@@ -98,6 +102,8 @@ class Heartbeat:
         """
         # Minted here and not where the layer is built: that may be before a server forks its workers.
         self.replica_id = new_replica_id()
+        self._last_beat, self._fenced, self._stopping = -math.inf, False, False
+        self._loop_ran = time.monotonic()
         loop = asyncio.get_running_loop()
         started: asyncio.Future[None] = loop.create_future()
 
@@ -115,11 +121,17 @@ class Heartbeat:
                 loop.call_soon_threadsafe(call)
 
         def work() -> None:
-            try:
-                asyncio.run(self._beat_on(tell, lambda: tell(lambda: settle(None))))
-            except BaseException as error:  # the thread's boundary: whoever waits for the first beat must hear of it
-                failure = error
-                tell(lambda: settle(failure))
+            while True:
+                try:
+                    asyncio.run(self._beat_on(tell, lambda: tell(lambda: settle(None))))
+                    return
+                except BaseException as error:  # the thread's boundary: whoever waits for the first beat hears of it
+                    if self._stopping or not started.done():
+                        tell(partial(settle, error))
+                        return
+                    # The heart of a replica that serves must go on, whatever it stumbled over.
+                    logger.exception("the heart stopped; it starts again as the same replica")
+                    time.sleep(self._settings.beat)
 
         thread = threading.Thread(target=work, name="mcpsession-heartbeat", daemon=True)
         thread.start()
@@ -132,11 +144,15 @@ class Heartbeat:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(thread.join, _STOP_DEADLINE)
 
+    def _note_loop(self) -> None:
+        self._loop_ran = time.monotonic()
+
     async def _beat_on(self, tell: Callable[[Callable[[], None]], None], ready: Callable[[], None]) -> None:
         watch, stop, loop = Watch(self._settings.dead_after), asyncio.Event(), asyncio.get_running_loop()
         self._wake_thread = lambda: tell_stop(loop, stop)
         async with self._backend.registry() as registry:
-            await registry.join(Replica(self.replica_id, self._settings.label))
+            if self._last_beat == -math.inf:
+                await registry.join(Replica(self.replica_id, self._settings.label))
             await self._beat(registry, watch, tell)
             ready()
             while True:
@@ -144,6 +160,11 @@ class Heartbeat:
                     await stop.wait()
                 if self._stopping:
                     break
+                tell(self._note_loop)
+                if time.monotonic() - self._loop_ran > _WEDGED:
+                    # Beats say that this replica serves. One whose event loop does nothing any more does not.
+                    logger.error("the event loop has not run for %.0f s: no more beats until it does", _WEDGED)
+                    continue
                 try:
                     await self._beat(registry, watch, tell)
                 except MCPSessionError as error:

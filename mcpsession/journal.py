@@ -13,12 +13,12 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 import anyio
 
 from mcpsession.contracts import EventLog
-from mcpsession.errors import StoreError, StoreUnavailableError
+from mcpsession.errors import StoreError, StoreUnavailableError, StreamLostError
 from mcpsession.model import (
     AppendedStream,
     Batch,
@@ -27,10 +27,10 @@ from mcpsession.model import (
     ReplicaId,
     SessionId,
     StreamId,
-    new_stream_id,
 )
 from mcpsession.periodic import patiently
 from mcpsession.settings import Settings
+from mcpsession.writer import StreamListener, StreamWriter
 
 logger = logging.getLogger(__name__)
 
@@ -39,116 +39,19 @@ _BATCH_STREAMS = 256
 _BATCH_BYTES = 256 * 1024
 
 
+# How long a stream waits for its first batch, if nobody waits for that. Most calls are answered within it.
+_LINGER = 0.003
+
 # Data that cannot be stored, a constraint, a limit: one message's fault, the same however often it is tried.
 _CULPABLE = ("22", "23", "54")
 
 
-class StreamListener(Protocol):
-    """Whoever writes a stream hears what became of it."""
-
-    def landed(self) -> None:
-        """What was written so far is in the log; from now on its event ids may leave."""
-
-    def read_by(self, replica: ReplicaId) -> None:
-        """Another socket reads the stream now, in that replica."""
-
-    def refused(self, error: Exception | None) -> None:
-        """The stream is not ours to write: a twin of the request runs elsewhere, it was taken over (None), or the
-        store cannot hold what was written (the error). Nothing more of it will be written.
-        """
-
-
-class StreamWriter:
-    """The pen of one request stream. Appending is immediate; the log has it a moment later."""
-
-    __slots__ = (
-        "_journal",
-        "_listener",
-        "_pending",
-        "_spoilt",
-        "base",
-        "closed",
-        "finished",
-        "request_ids",
-        "seq",
-        "session_id",
-        "stream_id",
-    )
-
-    def __init__(
-        self, journal: Journal, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener
-    ) -> None:
-        self._journal = journal
-        self._listener = listener
-        self._pending: list[NewEvent] = []
-        self.session_id = session_id
-        self.stream_id: StreamId = new_stream_id()
-        self.request_ids = request_ids
-        self.base = -1
-        """Events in the log; -1 while the stream itself is not there."""
-        self.seq = 0
-        self.finished = False
-        self.closed = False
-        """Finished and in the log, or lost."""
-        self._spoilt = False
-
-    @property
-    def in_log(self) -> bool:
-        return self.base >= 0
-
-    def append(self, message: str, *, request_of: ReplicaId | None = None, final: bool = False) -> int:
-        """Add a message and return its number. After the final one, or once the stream is lost, nothing is added."""
-        if self.finished or self.closed:
-            return self.seq
-        self.seq += 1
-        self.finished = final
-        self._pending.append(NewEvent(message, request_of))
-        self._journal.note(self, len(message))
-        return self.seq
-
-    def take(self) -> OpenedStream | AppendedStream:
-        events, self._pending = tuple(self._pending), []
-        if self.in_log:
-            return AppendedStream(self.session_id, self.stream_id, self.base, events, self.finished)
-        return OpenedStream(self.session_id, self.stream_id, self.request_ids, events, self.finished)
-
-    def settle(self, count: int, finished: bool, reader: ReplicaId | None) -> None:
-        self.base = max(self.base, 0) + count
-        self.closed = finished
-        if finished:
-            self._journal.close(self)
-        self._listener.landed()
-        if reader is not None:
-            self._listener.read_by(reader)
-
-    def spoil(self, error: StoreError) -> None:
-        """The store cannot hold what was appended: end the stream with an error in its place."""
-        if self._spoilt:
-            self.lose(error)
-            return
-        self._spoilt = True
-        self._pending = [NewEvent(message) for message in unstorable(self.request_ids)]
-        self.seq = max(self.base, 0) + len(self._pending)
-        self.finished = True
-        self._journal.note(self, 0)
-        self._listener.refused(error)
-
-    def lose(self, error: Exception | None) -> None:
-        """The stream is somebody else's now."""
-        self.closed = True
-        self._journal.close(self)
-        self._pending = []
-        self._listener.refused(error)
-
-
-def unstorable(request_ids: Sequence[str]) -> list[str]:
-    """The finals of a stream that the store could not hold."""
-    error = '{"code":-32603,"message":"the messages of this call could not be stored; nothing more of it is known"}'
-    return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
-
-
 Part = tuple[StreamWriter, OpenedStream | AppendedStream]
 """A writer, and what it has for this batch."""
+
+
+def _is_culpable(error: StoreError) -> bool:
+    return error.sqlstate is not None and error.sqlstate.startswith(_CULPABLE)
 
 
 def _lose(parts: Sequence[Part], error: Exception | None) -> None:
@@ -177,6 +80,7 @@ class Journal:
         self._bytes = 0
         self._busy_since: float | None = None
         self._wake = anyio.Event()
+        self._urgent = anyio.Event()
         self._room = anyio.Event()
         self._idle = anyio.Event()
         self._idle.set()
@@ -210,10 +114,16 @@ class Journal:
         """Add to a session's standalone stream, soon. In order; at least once."""
         self._standalone.append(_Standalone(session_id, NewEvent(message, request_of)))
         self._grow(len(message))
+        self._urgent.set()
 
-    def note(self, writer: StreamWriter, size: int) -> None:
+    def note(self, writer: StreamWriter, size: int, *, urgent: bool = False) -> None:
         self._dirty[writer] = None
         self._grow(size)
+        if urgent or self._settings.durability == "strict":
+            self._urgent.set()
+
+    def forget(self, size: int) -> None:
+        self._bytes = max(0, self._bytes - size)
 
     async def room(self) -> None:
         """Wait while the buffer is full. An empty buffer has room for one event of any size."""
@@ -232,7 +142,7 @@ class Journal:
         lost, self._dirty = list(self._dirty), {}
         self._standalone.clear()
         for writer in lost:
-            writer.lose(None)
+            writer.lose(StreamLostError())
         self._shrink()
 
     async def run(self) -> NoReturn:
@@ -251,6 +161,12 @@ class Journal:
             await self._wake.wait()
             self._wake = anyio.Event()
             while self._dirty or self._standalone:
+                # A call that is answered within this moment is one row in one batch, with many others; nobody waits
+                # for it, since its answer has left. Whoever is waited for ends the moment.
+                with anyio.move_on_after(_LINGER):
+                    await self._urgent.wait()
+                if self._urgent.is_set():
+                    self._urgent = anyio.Event()
                 await self._write_some()
             self._shrink()
 
@@ -295,7 +211,7 @@ class Journal:
                     unsure = True
                     if self._me() != producer:
                         # Declared dead meanwhile: others finish these.
-                        _lose(left, None)
+                        _lose(left, StreamLostError())
                         return
                     logger.warning("the journal waits %.1f s: %s", pause, error)
                     await anyio.sleep(pause * random.uniform(0.5, 1.0))
@@ -314,7 +230,7 @@ class Journal:
         try:
             accepted = await self._log.write(batch, producer=producer)
         except StoreError as error:
-            if error.sqlstate is not None and not error.sqlstate.startswith(_CULPABLE):
+            if not _is_culpable(error):
                 # Not one message's fault (a missing right, a dropped table): nothing is given up, somebody mends it.
                 raise StoreUnavailableError(str(error), "mend it; events wait meanwhile") from error
             # Something in here cannot be stored. Halve until the culprit stands alone; the others go on.
@@ -356,6 +272,11 @@ class Journal:
                 holders = await self._log.append_standalone([(one.session_id, one.event) for one in some])
                 break
             except StoreError as error:
+                if not _is_culpable(error):
+                    logger.warning("the journal waits %.1f s: %s", pause, error)
+                    await anyio.sleep(pause)
+                    pause = min(pause * 2, 1.0)
+                    continue
                 if len(some) == 1:
                     logger.error("a standalone message was refused by the store: %s", error)
                     return len(some[0].event.message)

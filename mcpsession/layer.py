@@ -88,6 +88,7 @@ class SessionLayer:
         self.broadcaster = parts.broadcaster
         self.subscriptions = Subscriptions(parts.broadcaster)
         self._entered = 0
+        self._entering = anyio.Lock()
         self._stack = AsyncExitStack()
         self._tasks: anyio.abc.TaskGroup | None = None
         self._reborn = anyio.Event()
@@ -191,16 +192,13 @@ class SessionLayer:
             yield self._parts
 
     async def _enter(self) -> None:
-        self._entered += 1
-        if self._entered > 1:
-            return
-        try:
-            await self._start()
-        except BaseException:
-            self._entered -= 1
-            raise
+        async with self._entering:
+            if self._entered == 0:
+                await self._start()
+            self._entered += 1
 
     async def _start(self) -> None:
+        self._parts.drain.begun = self._parts.drain.over = False
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(_single_error(self._backend.running()))
             await stack.enter_async_context(self._heartbeat.running())
@@ -210,13 +208,13 @@ class SessionLayer:
         logger.info("%r", self)
 
     async def _leave(self) -> None:
+        # Not under the lock: it is left in the task that entered it, whatever the others do.
         self._entered -= 1
-        if self._entered:
-            return
-        try:
-            await self._stack.aclose()
-        finally:
-            self._tasks = None
+        if self._entered == 0:
+            try:
+                await self._stack.aclose()
+            finally:
+                self._tasks = None
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[anyio.abc.TaskGroup]:
@@ -227,6 +225,7 @@ class SessionLayer:
             tasks.start_soon(parts.journal.run)
             tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
             tasks.start_soon(lambda: every(settings.reap_every, self._reaper.run_once, name="reaping", jitter=0.2))
+            tasks.start_soon(lambda: every(settings.reap_every, self._reaper.bury, name="expiry", jitter=0.2))
             try:
                 yield tasks
             finally:
@@ -292,6 +291,12 @@ class SessionLayer:
             logger.warning("the streams of a dead replica wait for the reaper: %s", error)
         self._parts.post_office.ring_death()
 
+    async def _try_to_finish_strays(self) -> None:
+        try:
+            await self._reaper.finish_strays()
+        except MCPSessionError as error:
+            logger.warning("streams that nobody writes wait for the reaper: %s", error)
+
     def _be_reborn(self, new: ReplicaId) -> None:
         """This replica was declared dead: cut everything of the old incarnation, go on as a new one."""
         parts = self._parts
@@ -302,6 +307,9 @@ class SessionLayer:
         parts.cache.clear()
         self._reborn.set()
         self._heartbeat.unfence()
+        if self._tasks is not None:
+            # What was opened under the new id before this cut is nobody's, and its producer lives.
+            self._tasks.start_soon(self._try_to_finish_strays)
         logger.warning("cut everything of the old incarnation; serving on as %s", new)
 
 

@@ -48,7 +48,7 @@ class PostOffice:
         """Called when broadcast mail may have been missed: everything may have changed."""
         self.on_death: Callable[[], None] = lambda: None
         self.on_stream: Callable[[SessionId, StreamId], None] = lambda _s, _t: None
-        self.on_hold: Callable[[SessionId], None] = lambda _: None
+        self.on_hold: Callable[[SessionId, int | None], None] = lambda _s, _e: None
         self.on_acknowledged: Callable[[int, ReplicaId], None] = lambda _m, _r: None
 
     @property
@@ -83,12 +83,12 @@ class PostOffice:
         else:
             self._doorbell.ring(Bell(replica, f"s {session_id} {stream_id}"))
 
-    def ring_hold(self, replica: ReplicaId, session_id: SessionId) -> None:
+    def ring_hold(self, replica: ReplicaId, session_id: SessionId, epoch: int) -> None:
         """Tell a replica that a session's standalone stream is not its any more."""
         if replica == self._me():
-            self.on_hold(session_id)
+            self.on_hold(session_id, epoch)
         else:
-            self._doorbell.ring(Bell(replica, f"h {session_id}"))
+            self._doorbell.ring(Bell(replica, f"h {session_id} {epoch}"))
 
     def ring_hang_up(self, session_id: SessionId) -> None:
         """Tell whoever holds a session's standalone stream to end it. A bell that is lost leaves it open."""
@@ -116,7 +116,9 @@ class PostOffice:
             case ["s", session_id, stream_id]:
                 self.on_stream(session_id, stream_id)
             case ["h", session_id]:
-                self.on_hold(session_id)
+                self.on_hold(session_id, None)
+            case ["h", session_id, epoch] if epoch.isdecimal():
+                self.on_hold(session_id, int(epoch))
             case ["a", mail_id, replica] if mail_id.isdecimal():
                 self.on_acknowledged(int(mail_id), replica)
             case _:
@@ -148,7 +150,7 @@ class PostOffice:
     async def run_once(self) -> None:
         """Deliver what lies there now."""
         await self._read_broadcasts()
-        if inbox := await self._mailbox.inbox(self._me()):
+        while inbox := await self._mailbox.inbox(self._me()):
             for mail in inbox:
                 if mail.id not in self._handed:
                     self._hand_over(mail)

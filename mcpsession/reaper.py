@@ -68,7 +68,7 @@ class Reaper:
         """Remove all that expired, and finish what the dead left open."""
         await self.finish_orphans()
         await self.finish_strays()
-        total = Reaped(sessions=await self._bury() if self._handlers else 0)
+        total = Reaped()
         while True:
             reaped = await self._reaping.reap(self._settings.reap_batch, handled=bool(self._handlers))
             total = Reaped(
@@ -83,10 +83,13 @@ class Reaper:
         self._telemetry.count("mcpsession_reaped_sessions_total", total.sessions)
         return total
 
-    async def _bury(self) -> int:
-        """Claim what expired, tell the handlers, remove it: once without faults, at least once with them."""
+    async def bury(self) -> int:
+        """Claim what expired, tell the handlers, remove it: once without faults, at least once with them.
+
+        A job of its own, because handlers may take their time; one at a time in a replica.
+        """
         removed = 0
-        while claimed := await self._reaping.claim(_CLAIMED, by=self._me()):
+        while self._handlers and (claimed := await self._reaping.claim(_CLAIMED, by=self._me())):
             for session in claimed:
                 for handler in self._handlers:
                     await self._tell(handler, session)

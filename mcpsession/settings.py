@@ -54,10 +54,10 @@ class Settings:
     """New requests are refused with 503 once the oldest unwritten message is older than this."""
     durability: str = "group"
     """`group`: a frame waits for its stream's row; `strict`: each frame waits for its own."""
-    events_per_stream: int = 1000
     max_message_bytes: int = 1024 * 1024
     outbound_frames: int = 256
-    """Frames a socket may lag behind before it is cut, to be resumed."""
+    outbound_bytes: int = 4 * 1024 * 1024
+    """Frames, or bytes, that a socket may lag behind; if it then takes nothing it is cut, to be resumed."""
     retry_ms: int | None = 1000
     """What clients are told to wait before they reconnect."""
 

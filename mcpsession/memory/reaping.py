@@ -37,7 +37,11 @@ class MemoryReaping:
     async def claim(self, limit: int, *, by: ReplicaId) -> Sequence[Session]:
         with self._tables.lock:
             now = time.monotonic()
-            expired = (row for row in self._tables.sessions.values() if not row.terminated and self._free(row, now))
+            expired = (
+                row
+                for row in self._tables.sessions.values()
+                if not row.terminated and (row.claimed_by == by or self._free(row, now))
+            )
             claimed = list(islice(expired, limit))
             for row in claimed:
                 row.claimed_by = by

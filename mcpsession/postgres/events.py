@@ -119,6 +119,7 @@ WHERE namespace = $1 AND session_id = $2 AND id = $3 AND (expires_at IS NULL OR 
 RETURNING id
 """
 
+# A page ends with the event that fills a MiB, so that a reader never holds more than that and one event.
 READ = """
 SELECT t.last_seq, t.trimmed_seq, t.finished_at IS NOT NULL AS finished, t.taken_over, t.producer, t.request_ids,
     t.kind = 'request' AND t.finished_at IS NULL AND t.producer IS NOT NULL AND NOT EXISTS (
@@ -129,10 +130,17 @@ SELECT t.last_seq, t.trimmed_seq, t.finished_at IS NOT NULL AS finished, t.taken
         SELECT FROM mcpsession.replicas r
         WHERE r.namespace = $1 AND r.id = e.request_of AND r.dead_at IS NULL) THEN '' ELSE e.message END AS message
 FROM mcpsession.streams t
-LEFT JOIN mcpsession.events e ON e.namespace = $1 AND e.session_id = $2 AND e.stream_id = $3 AND e.seq > $4
+LEFT JOIN (
+    SELECT p.seq, p.message, p.request_of, sum(octet_length(p.message)) OVER (ORDER BY p.seq)
+        - octet_length(p.message) AS before
+    FROM (
+        SELECT v.seq, v.message, v.request_of
+        FROM mcpsession.events v
+        WHERE v.namespace = $1 AND v.session_id = $2 AND v.stream_id = $3 AND v.seq > $4
+        ORDER BY v.seq
+        LIMIT $5) AS p) AS e ON e.before < 1048576
 WHERE t.namespace = $1 AND t.session_id = $2 AND t.id = $3 AND (t.expires_at IS NULL OR t.expires_at > now())
 ORDER BY e.seq
-LIMIT $5
 """
 
 # The same lock as the journal's: whoever comes second finds the stream finished, and writes nothing.

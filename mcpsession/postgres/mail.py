@@ -36,6 +36,7 @@ SELECT id, xid, sender, recipient, kind, session_id, body
 FROM mcpsession.mail
 WHERE namespace = $1 AND recipient = $2
 ORDER BY id
+LIMIT 50
 """
 
 DELETE = """

@@ -61,8 +61,9 @@ def translate(error: Exception, where: str) -> MCPSessionError:
         )
     if isinstance(error, asyncpg.TargetServerAttributeNotMatched):
         return StoreUnavailableError(f"no Postgres at {where} accepts writes", "check that one host is a primary")
-    if isinstance(error, asyncpg.InterfaceError) and "clos" in str(error):
-        return StoreUnavailableError(f"the connection to Postgres at {where} is closed")
+    if isinstance(error, (asyncpg.InterfaceError, asyncpg.InternalClientError)):
+        # Closed, busy, or out of step with the protocol: this connection is of no more use, the next one may be.
+        return StoreUnavailableError(f"the connection to Postgres at {where} broke ({type(error).__name__})")
     return StoreError(type(error).__name__)
 
 

@@ -30,8 +30,8 @@ WITH expired AS (
     SELECT s.id
     FROM mcpsession.sessions s
     WHERE s.namespace = $1 AND s.status = 'live' AND s.expires_at < now()
-        AND NOT EXISTS (
-            SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL)
+        AND (s.claimed_by = $2 OR NOT EXISTS (
+            SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL))
     ORDER BY s.expires_at
     LIMIT $3
     FOR UPDATE SKIP LOCKED

@@ -14,6 +14,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
+from mcpsession.sdk.in_flight import Cancellable
 from mcpsession.sdk.parts import Parts
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,12 @@ _FLUSH = 5.0
 
 
 async def drain(parts: Parts, grace: float) -> None:
-    """Stop taking on work, tell open streams to reconnect, let calls finish for `grace` seconds, flush."""
+    """Stop taking on work, tell open streams to reconnect, let calls finish for `grace` seconds, flush.
+
+    A second caller waits for the first one's end.
+    """
     if parts.drain.begun:
+        await parts.drain.done.wait()
         return
     parts.drain.begun = True
     logger.info("draining: %d requests in flight, %d standalone streams", len(parts.in_flight), len(parts.standalones))
@@ -32,16 +37,32 @@ async def drain(parts: Parts, grace: float) -> None:
     parts.readers.let_go_all()
     for close in parts.drain.closing:
         close()
+    # Balancers need a moment to see that this replica is not ready; what they still send is served.
+    early = list(parts.in_flight)
     with anyio.move_on_after(grace):
         await parts.in_flight.finished()
-    if left := len(parts.in_flight):
-        logger.warning("%d calls took longer than the grace of %.0f s; they end with an error", left, grace)
-        parts.in_flight.end_all(LONGER)
-        with anyio.move_on_after(_FLUSH):
-            await parts.in_flight.finished()
+    parts.drain.over = True
+    await _end_the_rest(parts, early, grace)
     with anyio.move_on_after(_FLUSH):
         await parts.journal.flushed()
+    parts.drain.done.set()
     logger.info("drained")
+
+
+async def _end_the_rest(parts: Parts, early: list[Cancellable], grace: float) -> None:
+    """End the calls that had the whole grace, then, a little later, those that came during it."""
+    left = set(map(id, parts.in_flight))
+    if not left:
+        return
+    logger.warning("%d calls took longer than the grace of %.0f s; they end with an error", len(left), grace)
+    for exchange in early:
+        if id(exchange) in left:
+            exchange.end(LONGER)
+    with anyio.move_on_after(_FLUSH):
+        await parts.in_flight.finished()
+    parts.in_flight.end_all(LONGER)
+    with anyio.move_on_after(_FLUSH):
+        await parts.in_flight.finished()
 
 
 @contextmanager

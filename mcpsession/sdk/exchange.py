@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
 from mcp_types import RequestId
-from starlette.types import Send
+from starlette.types import Receive, Send
 
-from mcpsession.errors import MCPSessionError, StreamLostError
-from mcpsession.journal import StreamWriter
+from mcpsession.errors import MCPSessionError, StoreError, StoreUnavailableError, StreamLostError
 from mcpsession.model import ReplicaId, Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CURRENT, CurrentSession
+from mcpsession.sdk.outbound import STUCK, Outbound, gone, may_write
 from mcpsession.sdk.parts import Parts
+from mcpsession.writer import StreamWriter
 
 logger = logging.getLogger(__name__)
 
-# A client that takes nothing for so long, while its queue stands full, does not read.
-_STUCK = 5.0
 # Enough for a peer that reads at all to take the last frame of a stream that is being cut.
 _CUT_DEADLINE = 1.0
 
@@ -46,27 +44,24 @@ class Exchange:
         self._writer: StreamWriter | None = None
         self._session_id = ""
         self._primes = False
-        # Frames on their way to the socket, each with its number.
-        self._frames: deque[tuple[int, bytes]] = deque()
+        self._outbound = Outbound(parts.settings)
         self._signal = anyio.Event()
-        self._drained = anyio.Event()
         self._handler = anyio.CancelScope()
         self._socket = anyio.CancelScope()
-        self._socket_open = True
         self._closing = False
         self._cancelled = False
         self._answer = ""
         self._refusal: tuple[int, str] | None = None
         self._ending = ""
         self._started = False
+        self._ended = False
         self.on_cancelled: Callable[[], None] = lambda: None
         self.on_finished: Callable[[], None] = lambda: None
 
     # What the rest of the replica does to it
 
-    def cancel(self, reason: str | None) -> None:
+    def cancel(self) -> None:
         """The client wants no answer any more; it gets -32800, unless an answer had begun."""
-        del reason
         self._cancelled = True
         self.on_cancelled()
         self._handler.cancel()
@@ -113,7 +108,7 @@ class Exchange:
         elif error is None:
             self._refusal = (400, "Duplicate request id: a request with this id is still running in this session")
         else:
-            self._refusal = (500, "The answer could not be stored")
+            self._refusal = (500, "This call was lost before it began to answer; whether it had effects is unknown")
         self._ending = self._ending or str(error or StreamLostError())
         self._handler.cancel()
         self._signal.set()
@@ -129,43 +124,40 @@ class Exchange:
             self._primes = session.protocol_version >= "2025-11-25"
 
     async def emit(self, message: dict[str, Any], *, request_of: ReplicaId | None = None) -> None:
-        """Append a message to the stream. Waits while the journal is full; dropped after the answer."""
+        """Append a message to the stream. Waits while the journal or the socket is full; dropped after the answer."""
         if self._writer is None or self._answer:
             return
         text = wire.dump(message, self._parts.settings.max_message_bytes)
         await self._parts.journal.room()
         await self._socket_keeps_up()
-        self._append(text, request_of=request_of)
+        # A task that the handler left behind can come back from the waits after the answer.
+        if not self._answer:
+            self._append(text, request_of=request_of)
 
     async def _socket_keeps_up(self) -> None:
         """Wait while the outbound queue is full; a socket that then takes nothing is cut. All of it is in the log."""
-        while self._socket_open and len(self._frames) >= self._parts.settings.outbound_frames:
-            # One event for all of the handler's tasks that wait: a second one would leave the first asleep.
-            if self._drained.is_set():
-                self._drained = anyio.Event()
-            oldest = self._frames[0]
-            with anyio.move_on_after(_STUCK):
-                await self._drained.wait()
-            # Frames that wait for their stream's row, or for a beat, are not the client's fault.
-            stuck = bool(self._frames) and self._frames[0] is oldest
-            waits = not self._started or not self._parts.heartbeat.may_write() or self._parts.journal.age > _STUCK / 2
-            if stuck and not waits:
+        while self._outbound.is_full and self._outbound.is_open:
+            if not await self._outbound.taken() and not self._frames_must_wait():
                 self._parts.telemetry.count("mcpsession_cut_sockets_total")
                 self._cut()
 
+    def _frames_must_wait(self) -> bool:
+        """Whether it is not the client's fault that no frame leaves: they wait for a row, or for a beat."""
+        return not self._started or not self._parts.heartbeat.may_write() or self._parts.journal.age > STUCK / 2
+
     def _append(self, text: str, *, request_of: ReplicaId | None = None, final: bool = False) -> None:
         assert self._writer is not None
+        before = self._writer.seq
         seq = self._writer.append(text, request_of=request_of, final=final)
-        if self._socket_open:
-            self._frames.append((seq, wire.event(f"{self._writer.stream_id}.{seq}", text)))
+        # A lost stream takes nothing; then there is nothing to send either.
+        if seq > before:
+            self._outbound.put(seq, wire.event(f"{self._writer.stream_id}.{seq}", text))
             self._signal.set()
 
     def _cut(self) -> None:
-        self._socket_open = False
-        self._frames.clear()
+        self._outbound.close()
         self._socket.cancel()
         self._signal.set()
-        self._drained.set()
 
     # The handler's task
 
@@ -187,6 +179,11 @@ class Exchange:
         try:
             result = await call()
             await current.commit()
+        except (StoreUnavailableError, StoreError) as error:
+            # What it says is for the operator: it names hosts.
+            logger.warning("the state of a session could not be kept: %s", error)
+            text = "The session store is away, and what this call changed in the session was not kept"
+            return wire.error_message(self._request_id, wire.INTERNAL_ERROR, text)
         except MCPSessionError as error:
             return wire.error_message(self._request_id, wire.INTERNAL_ERROR, str(error))
         except anyio.get_cancelled_exc_class():
@@ -195,7 +192,8 @@ class Exchange:
             # The handler's own: it awaited something that was cancelled. Left alone it would end the task group.
             logger.exception("a handler let a cancellation escape that was not its own")
             return wire.error_message(self._request_id, 0, "the handler was cancelled from within")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
+            # SystemExit: a tool that parses arguments must not end the server.
             data = handler_exception_to_error_data(error)
             if data is None:
                 logger.exception("a handler raised")
@@ -222,19 +220,17 @@ class Exchange:
 
     # The ASGI task
 
-    async def serve(self, send: Send) -> None:
+    async def serve(self, send: Send, receive: Receive) -> None:
         """Write the response; returns when it is complete, or its socket is no longer ours."""
         try:
             with self._socket:
-                await self._serve(send)
+                await self._serve(send, receive)
                 return
             await self._hang_up(send)
         finally:
-            self._socket_open = False
-            self._frames.clear()
-            self._drained.set()
+            self._outbound.close()
 
-    async def _serve(self, send: Send) -> None:
+    async def _serve(self, send: Send, receive: Receive) -> None:
         while not (self._refusal or self._may_start()):
             await self._signalled()
         await self._parts.heartbeat.may_write_again()
@@ -242,14 +238,10 @@ class Exchange:
         if self._refusal:
             status, text = self._refusal
             await wire.refuse(send, status, text, request_id=self._request_id)
-            return
-        if self._json_mode:
+        elif self._json_mode:
             await wire.respond(send, 200, self._answer.encode(), session_id=self._session_id)
-            return
-        await send({
-            "type": "http.response.start", "status": 200, "headers": wire.stream_headers(self._session_id),
-        })  # fmt: skip
-        await self._write_frames(send)
+        else:
+            await self._write_stream(send, receive)
 
     def _may_start(self) -> bool:
         if self._writer is None:
@@ -257,35 +249,53 @@ class Exchange:
         # A response that is already there leaves in the same write as its stream's first event id.
         return self._writer.in_log or (bool(self._answer) and self._parts.settings.durability == "group")
 
-    async def _write_frames(self, send: Send) -> None:
+    async def _write_stream(self, send: Send, receive: Receive) -> None:
         assert self._writer is not None
-        chunk = b""
+        headers, chunk = wire.stream_headers(self._session_id), b""
         if self._primes:
             chunk = wire.priming(f"{self._writer.stream_id}.0", self._parts.limits.retry_ms)
+        chunk += self._ready()
+        if self._answer and not len(self._outbound):
+            # All in one, and nothing comes after an answer: with its length, so that the server needs neither a
+            # chunk's frame nor a write to end it.
+            headers.append((b"content-length", str(len(chunk)).encode()))
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": chunk})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch, receive)
+            await self._write_frames(send, chunk)
+            tasks.cancel_scope.cancel()
+
+    async def _write_frames(self, send: Send, chunk: bytes) -> None:
         while True:
-            chunk += self._ready()
-            last = (bool(self._answer) or self._closing) and not self._frames
+            last = (bool(self._answer) or self._closing) and not len(self._outbound)
             if chunk or last:
-                await self._parts.heartbeat.may_write_again()
+                await may_write(self._parts, send)
+                self._ended = last
                 await send({"type": "http.response.body", "body": chunk, "more_body": not last})
             if last:
                 return
-            chunk = b""
             with anyio.move_on_after(self._parts.settings.keep_alive) as waiting:
                 await self._signalled()
             if waiting.cancelled_caught:
                 self._parts.touches.note(self._session_id)
                 await send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
+            chunk = self._ready()
+
+    async def _watch(self, receive: Receive) -> None:
+        await gone(receive)
+        # Servers say the same when the response is complete.
+        if not self._ended:
+            # The handler goes on; its stream can be resumed.
+            self._cut()
 
     def _ready(self) -> bytes:
         """The frames that may leave now: all, or with strict durability those that are in the log."""
         assert self._writer is not None
         strict = self._parts.settings.durability == "strict" and not self._writer.closed
-        frames = []
-        while self._frames and not (strict and self._frames[0][0] > self._writer.base):
-            frames.append(self._frames.popleft()[1])
-        self._drained.set()
-        return b"".join(frames)
+        return self._outbound.take(self._writer.base if strict else None)
 
     async def _signalled(self) -> None:
         await self._signal.wait()
@@ -294,6 +304,8 @@ class Exchange:
     async def _hang_up(self, send: Send) -> None:
         # A graceful end where the peer still reads; a peer that does not is cut by the server when we return.
         with anyio.move_on_after(_CUT_DEADLINE, shield=True):
+            if self._ended:
+                return
             if not self._started:
                 await wire.refuse(send, 500, "The stream was lost before it began", request_id=self._request_id)
                 return

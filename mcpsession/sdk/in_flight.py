@@ -19,7 +19,7 @@ _MOST_EARLY = 10_000
 
 
 class Cancellable(Protocol):
-    def cancel(self, reason: str | None) -> None:
+    def cancel(self) -> None:
         """The client wants no answer any more."""
 
     def end(self, message: str) -> None:
@@ -38,7 +38,7 @@ class InFlight:
     def __init__(self) -> None:
         self._running: dict[SessionId, dict[RequestId, Cancellable]] = {}
         self._arriving: dict[Key, list[Cancellable]] = {}
-        self._early: OrderedDict[Key, tuple[float, str | None]] = OrderedDict()
+        self._early: OrderedDict[Key, float] = OrderedDict()
         self._emptied = anyio.Event()
 
     def __len__(self) -> int:
@@ -51,10 +51,8 @@ class InFlight:
         """Note a request whose session is not checked yet, so that a cancel finds it from the first moment."""
         key = (session_id, coerce_request_id(request_id))
         self._arriving.setdefault(key, []).append(exchange)
-        if early := self._early.get(key):
-            heard, reason = early
-            if time.monotonic() - heard < _EARLY:
-                exchange.cancel(reason)
+        if (heard := self._early.get(key)) is not None and time.monotonic() - heard < _EARLY:
+            exchange.cancel()
 
     def leave_arriving(self, session_id: SessionId, request_id: RequestId, exchange: Cancellable) -> None:
         key = (session_id, coerce_request_id(request_id))
@@ -85,24 +83,28 @@ class InFlight:
         while self._running:
             await self._emptied.wait()
 
-    def cancel(self, session_id: SessionId, request_id: RequestId, reason: str | None) -> bool:
+    def cancel(self, session_id: SessionId, request_id: RequestId) -> bool:
         """Cancel the request if it runs or arrives here; else remember that for a moment."""
         key = (session_id, coerce_request_id(request_id))
         found = self._arriving.get(key, []).copy()
         if running := self._running.get(session_id, {}).get(key[1]):
             found.append(running)
         for exchange in found:
-            exchange.cancel(reason)
+            exchange.cancel()
         if not found:
-            self._early[key] = (time.monotonic(), reason)
+            self._early[key] = time.monotonic()
             while len(self._early) > _MOST_EARLY or (
-                self._early and time.monotonic() - next(iter(self._early.values()))[0] > _EARLY
+                self._early and time.monotonic() - next(iter(self._early.values())) > _EARLY
             ):
                 self._early.popitem(last=False)
         return bool(found)
 
     def end_session(self, session_id: SessionId, message: str) -> None:
-        """Finish all that runs for one session."""
+        """Finish all that runs for one session, and what is about to."""
+        for (session, _), waiting in list(self._arriving.items()):
+            if session == session_id:
+                for exchange in waiting.copy():
+                    exchange.end(message)
         for exchange in list(self._running.get(session_id, {}).values()):
             exchange.end(message)
 

@@ -12,10 +12,14 @@ from mcp_types import ErrorData, RequestId
 from pydantic import ValidationError
 
 from mcpsession.model import Mail, Session
+from mcpsession.sdk import wire
 from mcpsession.sdk.back_channel import Outcome, waiting_replica
 from mcpsession.sdk.parts import Parts
 
 logger = logging.getLogger(__name__)
+
+# A report is a number or two and a sentence; it is advisory, so a larger one is dropped.
+_MOST_PROGRESS = 10_000
 
 NOBODY_WAITS = "Nobody waits for this answer: the replica that asked is gone, or the id was never ours"
 
@@ -51,12 +55,11 @@ class Inbound:
     async def cancelled(self, session: Session, params: Mapping[str, Any] | None) -> None:
         """Cancel a request here and everywhere: a retried POST may run on two replicas."""
         request_id = cancelled_request_id_from_params(params)
-        if request_id is None:
+        if request_id is None or not wire.is_id(request_id):
             return
-        reason = (params or {}).get("reason")
-        reason = reason if isinstance(reason, str) else None
-        body = {"id": request_id, "reason": reason}
-        self._cancel(session.id, request_id, reason)
+        # The id is all that anybody needs; a reason could be of any size.
+        body = {"id": request_id}
+        self._cancel(session.id, request_id)
         await self._parts.post_office.broadcast(
             Mail("cancel", self._parts.heartbeat.replica_id, None, session.id, json.dumps(body))
         )
@@ -67,7 +70,9 @@ class Inbound:
         replica = waiting_replica(token)
         if replica is None:
             return
-        body = json.dumps(dict(params or {}))
+        body = json.dumps({key: (params or {}).get(key) for key in ("progressToken", "progress", "total", "message")})
+        if len(body) > _MOST_PROGRESS:
+            return
         mail = Mail("progress", self._parts.heartbeat.replica_id, replica, session.id, body)
         if replica == self._parts.heartbeat.replica_id:
             self._hear_progress(mail)
@@ -83,10 +88,10 @@ class Inbound:
 
     def _hear_cancel(self, mail: Mail) -> None:
         body = json.loads(mail.body)
-        self._cancel(mail.session_id or "", body["id"], body.get("reason"))
+        self._cancel(mail.session_id or "", body["id"])
 
-    def _cancel(self, session_id: str, request_id: RequestId, reason: str | None) -> None:
-        if self._parts.in_flight.cancel(session_id, request_id, reason):
+    def _cancel(self, session_id: str, request_id: RequestId) -> None:
+        if self._parts.in_flight.cancel(session_id, request_id):
             self._parts.telemetry.count("mcpsession_cancelled_requests_total")
 
     def _hear_progress(self, mail: Mail) -> None:
@@ -95,15 +100,20 @@ class Inbound:
                 progress, bool
             ):
                 waiter = self._parts.waiters.find(mail.session_id or "", token)
-                if waiter is not None:
+                if waiter is not None and _is_number(progress):
                     total, text = rest.get("total"), rest.get("message")
                     waiter.progress(
                         float(progress),
-                        float(total) if isinstance(total, int | float) else None,
+                        float(total) if isinstance(total, int | float) and _is_number(total) else None,
                         text if isinstance(text, str) else None,
                     )
             case _:
                 pass
+
+
+def _is_number(value: float) -> bool:
+    # JSON's whole numbers have no end, floats do.
+    return isinstance(value, float) or value.bit_length() < 1000
 
 
 def _outcome(body: Mapping[str, Any]) -> Outcome:

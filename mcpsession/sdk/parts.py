@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import anyio
+
 from mcpsession.broadcaster import Broadcaster
 from mcpsession.cache import SessionCache
 from mcpsession.contracts import EventLog, Holds, Mailbox, SessionStore
@@ -25,8 +27,11 @@ from mcpsession.touches import Touches
 class LocalStream(Protocol):
     """An open GET stream of this replica."""
 
-    def let_go(self) -> None:
-        """Stop writing and tell the client to reconnect: another socket takes over, or this replica goes."""
+    def let_go(self, below: int | None = None) -> None:
+        """Stop writing and tell the client to reconnect: another socket takes over, or this replica goes.
+
+        `below`: only if this stream's hold is of an earlier epoch.
+        """
 
 
 class OpenStreams:
@@ -51,9 +56,9 @@ class OpenStreams:
             if not streams:
                 del self._streams[key]
 
-    def let_go(self, key: Hashable) -> None:
+    def let_go(self, key: Hashable, below: int | None = None) -> None:
         for stream in list(self._streams.get(key, ())):
-            stream.let_go()
+            stream.let_go(below)
 
     def let_go_all(self) -> None:
         for key in list(self._streams):
@@ -65,6 +70,9 @@ class Drain:
 
     def __init__(self) -> None:
         self.begun = False
+        self.over = False
+        """The grace has passed: requests are refused, too."""
+        self.done = anyio.Event()
         self.closing: list[Callable[[], None]] = []
         """What ends the listen streams of the servers that run here, gracefully."""
 

@@ -16,7 +16,7 @@ from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import InitializeRequestParams, RequestId
 from starlette.requests import Request
-from starlette.types import Send
+from starlette.types import Receive, Send
 
 from mcpsession.model import Session
 from mcpsession.sdk import wire
@@ -80,7 +80,13 @@ class RequestRunner:
         return exchange
 
     async def serve(
-        self, exchange: Exchange, session: Session, message: Mapping[str, Any], request: Request, send: Send
+        self,
+        exchange: Exchange,
+        session: Session,
+        message: Mapping[str, Any],
+        request: Request,
+        receive: Receive,
+        send: Send,
     ) -> None:
         """Run one request and write its response."""
         request_id: RequestId = message["id"]
@@ -96,7 +102,9 @@ class RequestRunner:
                 return await runner.on_request(context, message["method"], params)
             finally:
                 context.close()
-                await aclose_shielded(connection)
+                # Nearly always empty, and closing it takes a scope and a deadline.
+                if getattr(connection.exit_stack, "_exit_callbacks", True):
+                    await aclose_shielded(connection)
 
         def finished() -> None:
             parts.in_flight.leave(session.id, request_id, exchange)
@@ -109,10 +117,10 @@ class RequestRunner:
             await wire.refuse(send, 400, text, request_id=request_id)
             return
         if exchange.cancelled:
-            exchange.cancel(None)
+            exchange.cancel()
         exchange.open(session)
         self._tasks.start_soon(exchange.run, call, current)
-        await exchange.serve(send)
+        await exchange.serve(send, receive)
 
     def _context(
         self,

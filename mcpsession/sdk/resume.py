@@ -12,12 +12,13 @@ import logging
 from collections.abc import Sequence
 
 import anyio
-from starlette.types import Send
+from starlette.types import Receive, Send
 
 from mcpsession.errors import StoreUnavailableError
 from mcpsession.model import Event, Session, StreamState
 from mcpsession.reaper import unknown_outcome
 from mcpsession.sdk import wire
+from mcpsession.sdk.outbound import gone, may_write
 from mcpsession.sdk.parts import Parts
 from mcpsession.tails import Tail
 
@@ -42,12 +43,15 @@ class Resumption:
         self._send = send
         self._socket = anyio.CancelScope()
         self._request_ids: Sequence[str] = ()
+        self._over = False
+        """The response is complete, or the client has gone."""
 
-    def let_go(self) -> None:
+    def let_go(self, below: int | None = None) -> None:
         """Another socket of this replica reads the stream, or this replica goes."""
+        del below
         self._socket.cancel()
 
-    async def serve(self) -> None:
+    async def serve(self, receive: Receive) -> None:
         """Write the stream from the cursor to its end."""
         parts, key = self._parts, (self._session.id, self._stream_id)
         with parts.tails.reading(*key) as tail:
@@ -64,20 +68,30 @@ class Resumption:
             await self._begin()
             with parts.readers.holding(key, self):
                 with self._socket:
-                    await self._follow(tail)
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._watch, receive)
+                        await self._follow(tail)
+                        tasks.cancel_scope.cancel()
                     return
-                with anyio.move_on_after(1.0, shield=True):
-                    await self._end(b"")
+                if not self._over:
+                    with anyio.move_on_after(1.0, shield=True):
+                        await self._end(b"")
+
+    async def _watch(self, receive: Receive) -> None:
+        await gone(receive)
+        self._over = True
+        self._socket.cancel()
 
     async def _attach(self, tail: Tail) -> bool:
-        deadline = anyio.current_time() + _PATIENCE
+        deadline, pause = anyio.current_time() + _PATIENCE, 0.05
         while True:
             me = self._parts.heartbeat.replica_id
             if await self._parts.log.attach(self._session.id, self._stream_id, me):
                 return True
             if anyio.current_time() > deadline:
                 return False
-            await tail.wait(0.05)
+            await tail.wait(pause)
+            pause *= 2
 
     async def _follow(self, tail: Tail) -> None:
         parts, idle_since = self._parts, anyio.current_time()
@@ -93,11 +107,12 @@ class Resumption:
             chunk, over = self._next(state)
             if chunk or over:
                 idle_since = anyio.current_time()
-                await parts.heartbeat.may_write_again()
+                await may_write(parts, self._send)
+                self._over = over
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": not over})
             if over:
                 return
-            if state is None or len(state.events) < _PAGE:
+            if state is None or self._seq >= state.last_seq:
                 await tail.wait(parts.settings.poll)
             if anyio.current_time() - idle_since > parts.settings.keep_alive:
                 idle_since = anyio.current_time()
@@ -155,4 +170,5 @@ class Resumption:
             await self._send({"type": "http.response.body", "body": first, "more_body": True})
 
     async def _end(self, last: bytes) -> None:
+        self._over = True
         await self._send({"type": "http.response.body", "body": last, "more_body": False})

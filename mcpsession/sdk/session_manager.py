@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import anyio
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
 from mcp.server.streamable_http_manager import RequestBodyLimitMiddleware, StreamableHTTPSessionManager
 from mcp.server.transport_security import (
@@ -20,9 +21,9 @@ from mcp.server.transport_security import (
 )
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from mcpsession.errors import LayerClosedError, MCPSessionError, StoreUnavailableError
+from mcpsession.errors import LayerClosedError, StoreUnavailableError
 from mcpsession.model import STANDALONE, Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.drain import draining_at_sigterm
@@ -107,30 +108,35 @@ class LayerSessionManager(StreamableHTTPSessionManager):
             await self._modern(scope, receive, send)
 
     async def _handle_stateful_request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._parts is None:
-            raise LayerClosedError
         request = Request(scope, receive)
         method = scope["method"]
+        begun = False
+
+        async def send_once(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         if refusal := await self._security.validate_request(request, is_post=method == "POST"):
             await refusal(scope, receive, send)
             return
         try:
             match method:
                 case "POST":
-                    await self._post(request, receive, send)
+                    await self._post(request, receive, send_once)
                 case "GET":
-                    await self._get(request, receive, send)
+                    await self._get(request, receive, send_once)
                 case "DELETE":
-                    await self._delete(request, send)
+                    await self._delete(request, send_once)
                 case _:
                     await wire.refuse(send, 405, "Method Not Allowed", allow=b"GET, POST, DELETE")
-        except StoreUnavailableError as error:
+        except (StoreUnavailableError, LayerClosedError) as error:
             logger.warning("a %s could not be served: %s", method, error)
             text = "The session store is away; try again"
-            await wire.refuse(send, 503, text, code=wire.INTERNAL_ERROR, retry_after=_RETRY_AFTER)
-        except MCPSessionError:
+            await _fail(send, 503, text, begun=begun)
+        except Exception:  # the boundary: whatever else it was, the client gets an answer and the log the cause
             logger.exception("a %s could not be served", method)
-            await wire.refuse(send, 500, "The session store refused", code=wire.INTERNAL_ERROR)
+            await _fail(send, 500, "The request could not be served", begun=begun)
 
     # POST
 
@@ -149,13 +155,16 @@ class LayerSessionManager(StreamableHTTPSessionManager):
                     owner=_owner(request.scope), json_mode=self.json_response,
                 )  # fmt: skip
                 return
-            await self._request(message, request, send)
+            await self._request(message, request, receive, send)
             return
         session = await self._session(request, send)
         if session is None:
             return
         if method is None:
-            if await inbound.answer(session, message):
+            if len(wire.dump(message)) > parts.settings.max_message_bytes:
+                text = f"Answer too large: at most {parts.settings.max_message_bytes} bytes are allowed"
+                await wire.refuse(send, 413, text)
+            elif await inbound.answer(session, message):
                 await wire.respond(send, 202)
             else:
                 await wire.refuse(send, 400, NOBODY_WAITS)
@@ -173,7 +182,7 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         await wire.respond(send, 202)
         runner.notify_soon(session, method, params, request)
 
-    async def _request(self, message: dict[str, Any], request: Request, send: Send) -> None:
+    async def _request(self, message: dict[str, Any], request: Request, receive: Receive, send: Send) -> None:
         parts, runner, _ = self._serving()
         claimed = wire.header(request.scope["headers"], wire.SESSION_HEADER)
         key = claimed.decode("latin-1") if claimed else ""
@@ -183,10 +192,15 @@ class LayerSessionManager(StreamableHTTPSessionManager):
             session = await self._session(request, send)
             if session is None:
                 return
-            await parts.heartbeat.may_write_again()
+            if parts.drain.over:
+                raise StoreUnavailableError("this replica has drained")
+            with anyio.move_on_after(parts.settings.dead_after) as waiting:
+                await parts.heartbeat.may_write_again()
+            if waiting.cancelled_caught:
+                raise StoreUnavailableError("this replica pauses, because its beats are not confirmed")
         finally:
             parts.in_flight.leave_arriving(key, message["id"], exchange)
-        await runner.serve(exchange, session, message, request, send)
+        await runner.serve(exchange, session, message, request, receive, send)
 
     async def _message(self, request: Request, receive: Receive, send: Send) -> dict[str, Any] | None:
         """The one JSON-RPC message of a POST; None if it was refused."""
@@ -251,7 +265,7 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         if cursor is None or cursor.stream_id == STANDALONE:
             await Standalone(parts, session, send).serve(cursor, receive)
         else:
-            await Resumption(parts, session, cursor, send).serve()
+            await Resumption(parts, session, cursor, send).serve(receive)
 
     async def _delete(self, request: Request, send: Send) -> None:
         session = await self._session(request, send)
@@ -293,6 +307,14 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         if self._parts is None or self._runner is None or self._inbound is None:
             raise LayerClosedError
         return self._parts, self._runner, self._inbound
+
+
+async def _fail(send: Send, status: int, text: str, *, begun: bool) -> None:
+    if begun:
+        # An event stream that had begun: its end is all that can still be said, and when to come back.
+        await send({"type": "http.response.body", "body": wire.retry(_RETRY_AFTER * 1000), "more_body": False})
+    else:
+        await wire.refuse(send, status, text, code=wire.INTERNAL_ERROR, retry_after=_RETRY_AFTER)
 
 
 def _listen_handler(server: Server[Any]) -> object:

@@ -19,6 +19,7 @@ from mcpsession.errors import HoldRefusedError, StoreUnavailableError
 from mcpsession.model import STANDALONE, Hold, Mail, News, Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.dispatch import notification
+from mcpsession.sdk.outbound import gone, may_write
 from mcpsession.sdk.parts import Parts
 from mcpsession.tails import Tail
 
@@ -47,27 +48,33 @@ class Standalone:
         self._saved = (0, "")
         # News that was heard, with the position in the broadcast mail that it brought this replica to.
         self._news: deque[tuple[int, News, str]] = deque()
+        self._known: frozenset[int] = frozenset()
+        """News that was caught up with; this replica may still be about to hear it."""
         self._overflowed = False
         self._settled = False
+        self._epoch = 0
         self._tail: Tail | None = None
 
-    def let_go(self) -> None:
+    def let_go(self, below: int | None = None) -> None:
         """Another socket takes the stream, or the session ends, or this replica goes."""
-        self._socket.cancel()
+        # A bell may come late, for an older hold than this one.
+        if below is None or self._epoch < below:
+            self._socket.cancel()
 
     async def serve(self, cursor: wire.Cursor | None, receive: Receive) -> None:
         """Hold the stream until the client goes or somebody takes it."""
         parts, session_id = self._parts, self._session.id
         try:
-            hold = await parts.holds.take(session_id, parts.heartbeat.replica_id)
+            hold = await self._take()
         except HoldRefusedError as error:
             await wire.refuse(self._send, 409, f"Conflict: {error}", retry_after=10)
             return
         if hold is None:
             await wire.refuse(self._send, 404, wire.NOT_FOUND)
             return
+        self._epoch = hold.epoch
         if hold.previous is not None:
-            parts.post_office.ring_hold(hold.previous, session_id)
+            parts.post_office.ring_hold(hold.previous, session_id, hold.epoch)
         # The older socket of this very replica lets go here; a remote one at the bell.
         with parts.standalones.holding(session_id, self), parts.tails.reading(session_id, STANDALONE) as tail:
             self._tail = tail
@@ -77,6 +84,14 @@ class Standalone:
             finally:
                 unsubscribe()
                 await self._release(hold.epoch)
+
+    async def _take(self) -> Hold | None:
+        while True:
+            me = self._parts.heartbeat.replica_id
+            hold = await self._parts.holds.take(self._session.id, me)
+            # Declared dead meanwhile, this replica goes on under another id; a hold in the dead one's name is none.
+            if me == self._parts.heartbeat.replica_id:
+                return hold
 
     async def _hold(self, hold: Hold, cursor: wire.Cursor | None, receive: Receive, tail: Tail) -> None:
         with self._socket:
@@ -104,7 +119,12 @@ class Standalone:
         while not hold.settled:
             await tail.wait(0.05)
             force = anyio.current_time() >= deadline
-            looked = await self._parts.holds.settle(self._session.id, hold.epoch, force=force)
+            try:
+                looked = await self._parts.holds.settle(self._session.id, hold.epoch, force=force)
+            except StoreUnavailableError as error:
+                logger.warning("a standalone stream waits: %s", error)
+                await anyio.sleep(self._parts.settings.poll)
+                continue
             if looked is None:
                 self._socket.cancel()
                 await anyio.lowlevel.checkpoint()
@@ -113,12 +133,11 @@ class Standalone:
         return hold
 
     async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await gone(receive)
         self._socket.cancel()
 
     def _hear(self, news: News, mail: Mail) -> None:
-        if news.method not in _FOR_ALL:
+        if news.method not in _FOR_ALL or mail.id in self._known:
             return
         if len(self._news) >= _MOST_NEWS:
             self._news.clear()
@@ -165,7 +184,7 @@ class Standalone:
             if event.message:
                 frames.append(wire.event(wire.standalone_event_id(self._seq, self._position), event.message))
         await self._write(frames)
-        return len(state.events) == _PAGE
+        return self._seq < state.last_seq and bool(state.events)
 
     async def _catch_up(self) -> None:
         """Send what was published while no stream was open, the newest of each topic."""
@@ -182,8 +201,8 @@ class Standalone:
         else:
             decoded = [news for mail in caught[0] if (news := decode(mail.body)) and news.method in _FOR_ALL]
             missed = list({news.topic: news for news in decoded}.values())
-            known = {mail.id for mail in caught[0]}
-            self._news = deque(item for item in self._news if item[0] not in known)
+            self._known = frozenset(mail.id for mail in caught[0])
+            self._news = deque(item for item in self._news if item[0] not in self._known)
         await self._tell([(news, position) for news in missed])
         self._position = position
 
@@ -207,7 +226,7 @@ class Standalone:
 
     async def _write(self, frames: Sequence[bytes]) -> None:
         if frames:
-            await self._parts.heartbeat.may_write_again()
+            await may_write(self._parts, self._send)
             await self._send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
 
     async def _stay_alive(self, epoch: int) -> None:

@@ -32,7 +32,7 @@ KEEP_ALIVE = b": keep-alive\n\n"
 _SESSION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _REQUEST_CURSOR = re.compile(r"([A-Za-z0-9_-]{16})\.(\d{1,18})")
 _LONGEST_ID = 256
-_STANDALONE_CURSOR = re.compile(r"s\.(\d{1,18})\.([0-9:,@.]{1,3000})")
+_STANDALONE_CURSOR = re.compile(r"s\.(\d{1,18})\.([0-9:,@.]{1,16000})")
 
 
 class Cursor(NamedTuple):
@@ -104,7 +104,7 @@ def dump(message: dict[str, Any], max_bytes: int | None = None) -> str:
         MessageTooLargeError: more than `max_bytes`.
     """
     try:
-        encoded = pydantic_core.to_json(message)
+        encoded = pydantic_core.to_json(message, inf_nan_mode="null")
     except (UnicodeEncodeError, pydantic_core.PydanticSerializationError) as error:
         raise UnstorableTextError(str(error)) from error
     if max_bytes is not None and len(encoded) > max_bytes:
@@ -131,7 +131,7 @@ def parse_message(body: bytes) -> dict[str, Any]:
     Raises NotAMessageError, which says what is wrong.
     """
     try:
-        message = pydantic_core.from_json(body)
+        message = pydantic_core.from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise NotAMessageError(f"Parse error: {error}", PARSE_ERROR) from error
     if isinstance(message, list):
@@ -139,10 +139,10 @@ def parse_message(body: bytes) -> dict[str, Any]:
         raise NotAMessageError(text, INVALID_REQUEST)
     # The usual case, checked by hand: the SDK's adapter costs a model.
     match message:
-        case {"jsonrpc": "2.0", "id": id_, "method": str(), **rest} if _is_id(id_):
+        case {"jsonrpc": "2.0", "id": id_, "method": str(), **rest} if is_id(id_):
             if rest.get("params") is None or isinstance(rest["params"], dict):
                 return dict(message)
-        case {"id": id_, "method": _} if not _is_id(id_):
+        case {"id": id_, "method": _} if not is_id(id_):
             rule = f"a request's id is a whole number or a text, at most {_LONGEST_ID} characters"
             raise NotAMessageError(f"Not a JSON-RPC message: {rule}", INVALID_PARAMS)
         case _:
@@ -156,7 +156,8 @@ def parse_message(body: bytes) -> dict[str, Any]:
     return dict(message)
 
 
-def _is_id(value: object) -> bool:
+def is_id(value: object) -> bool:
+    """Whether this can be a request's id: a text or a whole number, of bounded length."""
     # Ids go into an index, whose rows have a limit.
     if isinstance(value, str):
         return len(value) <= _LONGEST_ID

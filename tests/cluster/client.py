@@ -74,6 +74,10 @@ class Stream:
         """The ids of all frames that have one, in order."""
         return [frame.id for frame in self.frames if frame.id is not None]
 
+    def id_of(self, message: int) -> str | None:
+        """The id of the frame that carries the message of this number, counted from 0."""
+        return [frame.id for frame in self.frames if frame.message][message]
+
     @property
     def last_id(self) -> str:
         return self.ids[-1]

@@ -220,5 +220,6 @@ def parent_with_path(first: Path) -> Iterator[dict[str, str]]:
         "    version = (server.directory / 'pgdata' / 'PG_VERSION').read_text().strip()\n"
         "    print(json.dumps({'wheel': str(wheel()), 'version': version}))"
     )
-    environment = os.environ | {"PYTHONPATH": str(first)}
+    path = os.pathsep.join([str(first), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path.rstrip(os.pathsep)}
     yield json.loads(subprocess.check_output([sys.executable, "-c", script], env=environment, text=True))

@@ -60,6 +60,10 @@ class Response:
         """Hang up: the app hears http.disconnect, and what it still sends goes nowhere."""
         self._gone.set()
 
+    def stop_reading(self) -> None:
+        """Block the app's sends from now on."""
+        self._reading = anyio.Event()
+
     def read_on(self) -> None:
         """Let blocked sends through from now on."""
         self._reading.set()
@@ -187,7 +191,7 @@ async def request(
 
     With `reading=False` the app's sends block until `read_on()` or `disconnect()`.
     """
-    fields = {"host": "127.0.0.1", "content-type": "application/json", **(headers or {})}
+    fields = {"host": "localhost:80", "content-type": "application/json", **(headers or {})}
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -205,23 +209,15 @@ async def request(
     response = Response(reading=reading)
     body = b"" if json_body is None else json.dumps(json_body).encode()
 
-    async def run() -> None:
-        # An asyncio cancellation of the app's task alone must not end the test.
-        task = asyncio.ensure_future(response.run(app, scope, body))
-        try:
-            await asyncio.wait([task])
-            if not task.cancelled() and (error := task.exception()):
-                raise error
-        finally:
-            if not task.done():
-                task.cancel()
-                with anyio.CancelScope(shield=True):
-                    await asyncio.wait([task])
-
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(run)
-        try:
-            yield response
-        finally:
-            response.disconnect()
-            tasks.cancel_scope.cancel()
+    # A task of its own, not of a task group: its cancellation alone must not end the test.
+    task = asyncio.ensure_future(response.run(app, scope, body))
+    try:
+        yield response
+    finally:
+        response.disconnect()
+        if not task.done():
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()):
+        raise error

@@ -45,6 +45,13 @@ class Gated:
         self.failing_after: dict[str, Callable[..., Exception | None]] = {}
         """The same, but the work was done: its outcome is unknown to the caller."""
         self.all_shut = False
+        """Nothing comes through any method."""
+        self._opened = anyio.Event()
+
+    def let_go(self) -> None:
+        """Open all."""
+        self.all_shut = False
+        self._opened.set()
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._real, name)
@@ -55,7 +62,7 @@ class Gated:
             self.calls[name] += 1
             self.seen.append((name, args))
             if self.all_shut:
-                await anyio.Event().wait()
+                await self._opened.wait()
             await self.before[name].passing()
             if name in self.failing and (error := self.failing[name](*args)) is not None:
                 raise error
@@ -70,7 +77,7 @@ class Gated:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let the other tasks run until something is so. Only for what announces itself in no other way."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110  # what is waited for has no event
         await anyio.sleep(0.002)
 
 

@@ -1,0 +1,140 @@
+"""The pen of one request stream: what it appends is written a moment later, by the journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from mcpsession.errors import StoreError
+from mcpsession.model import (
+    AppendedStream,
+    NewEvent,
+    OpenedStream,
+    ReplicaId,
+    SessionId,
+    StreamId,
+    new_stream_id,
+)
+
+
+class Inkwell(Protocol):
+    """What a writer needs of the journal."""
+
+    def note(self, writer: StreamWriter, size: int, *, urgent: bool = False) -> None:
+        """There is something to write, of so many characters."""
+
+    def forget(self, size: int) -> None:
+        """So many characters need not be written after all."""
+
+    def close(self, writer: StreamWriter) -> None:
+        """Nothing more will come of this writer."""
+
+
+class StreamListener(Protocol):
+    """Whoever writes a stream hears what became of it."""
+
+    def landed(self) -> None:
+        """What was written so far is in the log; from now on its event ids may leave."""
+
+    def read_by(self, replica: ReplicaId) -> None:
+        """Another socket reads the stream now, in that replica."""
+
+    def refused(self, error: Exception | None) -> None:
+        """The stream is not ours to write: a twin of the request runs elsewhere, it was taken over (None), or the
+        store cannot hold what was written (the error). Nothing more of it will be written.
+        """
+
+
+class StreamWriter:
+    """The pen of one request stream. Appending is immediate; the log has it a moment later."""
+
+    __slots__ = (
+        "_journal",
+        "_listener",
+        "_pending",
+        "_spoilt",
+        "base",
+        "closed",
+        "finished",
+        "request_ids",
+        "seq",
+        "session_id",
+        "stream_id",
+    )
+
+    def __init__(
+        self, journal: Inkwell, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener
+    ) -> None:
+        self._journal = journal
+        self._listener = listener
+        self._pending: list[NewEvent] = []
+        self.session_id = session_id
+        self.stream_id: StreamId = new_stream_id()
+        self.request_ids = request_ids
+        self.base = -1
+        """Events in the log; -1 while the stream itself is not there."""
+        self.seq = 0
+        self.finished = False
+        self.closed = False
+        """Finished and in the log, or lost."""
+        self._spoilt = False
+
+    @property
+    def in_log(self) -> bool:
+        return self.base >= 0
+
+    def append(self, message: str, *, request_of: ReplicaId | None = None, final: bool = False) -> int:
+        """Add a message and return its number. After the final one, or once the stream is lost, nothing is added."""
+        if self.finished or self.closed:
+            return self.seq
+        self.seq += 1
+        self.finished = final
+        self._pending.append(NewEvent(message, request_of))
+        # A message before the last waits for its stream's row; the last one leaves without it.
+        self._journal.note(self, len(message), urgent=not final)
+        return self.seq
+
+    def _drop_pending(self) -> None:
+        self._journal.forget(sum(len(event.message) for event in self._pending))
+        self._pending = []
+
+    def take(self) -> OpenedStream | AppendedStream:
+        events, self._pending = tuple(self._pending), []
+        if self.in_log:
+            return AppendedStream(self.session_id, self.stream_id, self.base, events, self.finished)
+        return OpenedStream(self.session_id, self.stream_id, self.request_ids, events, self.finished)
+
+    def settle(self, count: int, finished: bool, reader: ReplicaId | None) -> None:
+        self.base = max(self.base, 0) + count
+        self.closed = finished
+        if finished:
+            self._journal.close(self)
+        self._listener.landed()
+        if reader is not None:
+            self._listener.read_by(reader)
+
+    def spoil(self, error: StoreError) -> None:
+        """The store cannot hold what was appended: end the stream with an error in its place."""
+        if self._spoilt:
+            self.lose(error)
+            return
+        self._spoilt = True
+        self._drop_pending()
+        self._pending = [NewEvent(message) for message in unstorable(self.request_ids)]
+        self.seq = max(self.base, 0) + len(self._pending)
+        self.finished = True
+        self._journal.note(self, 0)
+        self._listener.refused(error)
+
+    def lose(self, error: Exception | None) -> None:
+        """The stream is somebody else's now."""
+        self.closed = True
+        self._drop_pending()
+        self._journal.close(self)
+        self._listener.refused(error)
+
+
+def unstorable(request_ids: Sequence[str]) -> list[str]:
+    """The finals of a stream that the store could not hold."""
+    error = '{"code":-32603,"message":"the messages of this call could not be stored; nothing more of it is known"}'
+    return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
