@@ -48,5 +48,5 @@ def test_a_refused_url_does_not_show_its_password():
 
 def test_without_a_url_the_remedy_is_named(monkeypatch):
     monkeypatch.delenv("MCPSESSION_URL", raising=False)
-    with pytest.raises(ConfigurationError, match="MCPSESSION_URL.*set it to postgresql://"):
+    with pytest.raises(ConfigurationError, match=r"MCPSESSION_URL.*set it to postgresql://"):
         SessionLayer.from_env()
