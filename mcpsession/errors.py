@@ -79,7 +79,8 @@ class StateConflictError(MCPSessionError, RuntimeError):
     """Two requests changed the same key of a session's state at once, and this one came second."""
 
     def __init__(self, keys: frozenset[str]) -> None:
-        super().__init__(f"another request changed state {sorted(keys)} at the same time; call the tool again")
+        what = f"changed state {sorted(keys)}" if keys else "of very many won each attempt to change the state"
+        super().__init__(f"another request {what} at the same time; call the tool again")
         self.keys = keys
 
 

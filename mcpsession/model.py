@@ -167,6 +167,16 @@ class Mail:
     """The transaction that sent it; with a position it tells whether a reader has it already."""
 
 
+def has_seen(position: str, xid: int) -> bool:
+    """Whether a position in the broadcast mail (`xmin:xmax:xip,…@seconds`) covers the mail of a transaction."""
+    xmin, _, rest = position.partition(":")
+    xmax, _, rest = rest.partition(":")
+    if not (xmin.isdecimal() and xmax.isdecimal()):
+        return False
+    running = rest.partition("@")[0].split(",")
+    return xid < int(xmin) or (xid < int(xmax) and str(xid) not in running)
+
+
 @dataclass(frozen=True, slots=True)
 class Termination:
     """A session's recorded end: its mail's id, and the replicas that were alive to hear of it."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from contextvars import ContextVar
 from typing import Any
+
+import anyio
 
 from mcpsession.contracts import SessionStore
 from mcpsession.errors import SessionNotFoundError, StateConflictError
@@ -14,7 +17,8 @@ from mcpsession.model import Session
 logger = logging.getLogger(__name__)
 
 # Each attempt re-reads; a conflict on other keys is merged, so this many losses in a row mean a very hot session.
-_ATTEMPTS = 20
+_ATTEMPTS = 200
+_PAUSE = 0.002
 
 
 class CurrentSession:
@@ -73,19 +77,21 @@ class CurrentSession:
         if not mine:
             return
         version, theirs = self._version, dict(before)
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             merged = {key: value for key, value in {**theirs, **mine}.items() if value is not _GONE}
             text = json.dumps(merged)
             saved = await self._store.save_state(self.id, version, text)
             if saved is not None:
                 self._version, self._loaded = saved, text
                 return
+            # Of all who lost this round one wins the next; apart from each other they all get their turn.
+            await anyio.sleep(random.uniform(0, _PAUSE * min(attempt + 1, 10)))
             version, latest = await self._load()
             theirs = json.loads(latest)
             both = frozenset(key for key in mine if theirs.get(key, _GONE) != before.get(key, _GONE))
             if both:
                 raise StateConflictError(both)
-        raise StateConflictError(frozenset(mine))
+        raise StateConflictError(frozenset())
 
     def _patch(self, before: dict[str, Any]) -> dict[str, Any]:
         patch: dict[str, Any] = {key: _GONE for key in before if key not in self._state}

@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 
 from mcpsession.broadcaster import EVERYTHING_CHANGED, decode
 from mcpsession.errors import HoldRefusedError, StoreUnavailableError
-from mcpsession.model import STANDALONE, Hold, Mail, News, Session
+from mcpsession.model import STANDALONE, Hold, Mail, News, Session, has_seen
 from mcpsession.sdk import wire
 from mcpsession.sdk.dispatch import notification
 from mcpsession.sdk.outbound import gone, may_write
@@ -46,10 +46,9 @@ class Standalone:
         self._seq = 0
         self._position = ""
         self._saved = (0, "")
-        # News that was heard, with the position in the broadcast mail that it brought this replica to.
+        # News that was heard, with its transaction, and the position in the broadcast mail that it brought this
+        # replica to.
         self._news: deque[tuple[int, News, str]] = deque()
-        self._known: frozenset[int] = frozenset()
-        """News that was caught up with; this replica may still be about to hear it."""
         self._overflowed = False
         self._settled = False
         self._epoch = 0
@@ -137,12 +136,13 @@ class Standalone:
         self._socket.cancel()
 
     def _hear(self, news: News, mail: Mail) -> None:
-        if news.method not in _FOR_ALL or mail.id in self._known:
+        # This replica may hear later what the stream was caught up with, or what is older than the session.
+        if news.method not in _FOR_ALL or has_seen(self._position, mail.xid):
             return
         if len(self._news) >= _MOST_NEWS:
             self._news.clear()
             self._overflowed = True
-        self._news.append((mail.id, news, self._parts.post_office.position))
+        self._news.append((mail.xid, news, self._parts.post_office.position))
         if self._tail is not None:
             self._tail.wake()
 
@@ -201,8 +201,7 @@ class Standalone:
         else:
             decoded = [news for mail in caught[0] if (news := decode(mail.body)) and news.method in _FOR_ALL]
             missed = list({news.topic: news for news in decoded}.values())
-            self._known = frozenset(mail.id for mail in caught[0])
-            self._news = deque(item for item in self._news if item[0] not in self._known)
+            self._news = deque(item for item in self._news if not has_seen(position, item[0]))
         await self._tell([(news, position) for news in missed])
         self._position = position
 
