@@ -1,7 +1,7 @@
 """Events, collected and written together.
 
-Costs one statement a batch, however many sessions are in it, on a connection of its own; at rest a batch is one event
-and leaves at once, under load the next batch forms while one is in flight. Batches are strictly one after the other.
+Costs one statement a batch, however many sessions are in it, on a connection of its own. A batch lingers for 3 ms if
+nobody waits for it, and leaves at once if somebody does; the next one forms while one is in flight. Batches are strictly one after the other.
 One whose outcome is unknown (the connection died) is asked about and repeated until it is known: an event is written
 once or its stream is lost to another replica, and then the writer is told.
 """
@@ -190,7 +190,7 @@ class Journal:
                 size += sum(len(event.message) for event in part.events)
                 writers.append((writer, part))
         if writers:
-            await self._write(writers)
+            await self._write(writers, self._me())
         if self._standalone:
             size += await self._write_standalone()
         self._bytes = max(0, self._bytes - size)
@@ -198,9 +198,9 @@ class Journal:
             self._busy_since = began
         self._shrink()
 
-    async def _write(self, parts: Sequence[Part]) -> None:
+    async def _write(self, parts: Sequence[Part], producer: ReplicaId) -> None:
         """Write these until the outcome of each is known. Who is settled leaves the list, and is not settled again."""
-        left, producer, unsure, pause = list(parts), self._me(), False, 0.05
+        left, unsure, pause = list(parts), False, 0.05
         try:
             while left:
                 try:
@@ -241,7 +241,7 @@ class Journal:
             halves = left[: len(left) // 2], left[len(left) // 2 :]
             left.clear()
             for half in halves:
-                await self._write(half)
+                await self._write(half, producer)
             return
         readers = {(stream.session_id, stream.stream_id): stream.reader for stream in accepted}
         for writer, part in left.copy():

@@ -105,6 +105,9 @@ class StreamWriter:
         return OpenedStream(self.session_id, self.stream_id, self.request_ids, events, self.finished)
 
     def settle(self, count: int, finished: bool, reader: ReplicaId | None) -> None:
+        if self.closed:
+            # Lost while the batch was on its way; what it brought is for whoever took the stream over.
+            return
         self.base = max(self.base, 0) + count
         self.closed = finished
         if finished:
