@@ -1,9 +1,9 @@
 """Events, collected and written together.
 
 Costs one statement a batch, however many sessions are in it, on a connection of its own. A batch lingers for 3 ms if
-nobody waits for it, and leaves at once if somebody does; the next one forms while one is in flight. Batches are strictly one after the other.
-One whose outcome is unknown (the connection died) is asked about and repeated until it is known: an event is written
-once or its stream is lost to another replica, and then the writer is told.
+nobody waits for it, and leaves at once if somebody does; the next one forms while one is in flight, strictly one after
+the other. One whose outcome is unknown (the connection died) is asked about and repeated until it is known: an event is
+written once or its stream is lost to another replica, and then the writer is told.
 """
 
 from __future__ import annotations
