@@ -110,11 +110,11 @@ async def big(size: int) -> str:
 
 
 async def talk(ctx: Context, steps: int, gate: str = "") -> str:
-    """Report progress 1, 2, …, each when its file `gate.N` is there, and return when `gate.end` is."""
+    """Report progress 1, 2, … and who does, each when its file `gate.N` is there; return when `gate.end` is."""
     for step in range(1, steps + 1):
         if gate:
             await passed(f"{gate}.{step}")
-        await ctx.report_progress(step, steps)
+        await ctx.report_progress(step, steps, LABEL)
     if gate:
         await passed(f"{gate}.end")
     return f"talked {steps} on {LABEL}"

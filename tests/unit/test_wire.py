@@ -102,3 +102,9 @@ def test_an_id_that_is_no_id_is_refused_and_the_rule_is_named(id_):
 def test_a_body_that_is_no_message_is_refused_and_says_why(body, message):
     with pytest.raises(wire.NotAMessageError, match=message):
         wire.parse_message(body)
+
+
+def test_what_is_not_a_number_leaves_as_null_and_does_not_come_in():
+    assert '{"progress":null}' == wire.dump({"progress": float("nan")})
+    with pytest.raises(wire.NotAMessageError, match="Parse error"):
+        wire.parse_message(b'{"jsonrpc":"2.0","id":1,"method":"ping","params":{"x":NaN}}')
