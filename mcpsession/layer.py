@@ -17,7 +17,13 @@ from mcpsession.backends import open_backend
 from mcpsession.broadcaster import Broadcaster
 from mcpsession.cache import SessionCache
 from mcpsession.contracts import Backend, EventLog
-from mcpsession.errors import ConfigurationError, MCPSessionError
+from mcpsession.errors import (
+    ConfigurationError,
+    ListenerError,
+    MCPSessionError,
+    SchemaError,
+    StoreUnavailableError,
+)
 from mcpsession.heartbeat import Heartbeat
 from mcpsession.journal import Journal
 from mcpsession.model import ReplicaId
@@ -114,7 +120,9 @@ class SessionLayer:
         """
         url = os.environ.get("MCPSESSION_URL")
         if not url:
-            raise ConfigurationError("MCPSESSION_URL", url, "set it to postgresql://user@host/database, or memory://")
+            raise ConfigurationError(
+                "MCPSESSION_URL", url or "", "set it to postgresql://user@host/database, or memory://"
+            )
         return cls.from_url(url, **settings)
 
     def __repr__(self) -> str:
@@ -199,13 +207,21 @@ class SessionLayer:
 
     async def _start(self) -> None:
         self._parts.drain.begun = self._parts.drain.over = False
+        try:
+            await self._connect()
+        except (ConfigurationError, StoreUnavailableError, SchemaError, ListenerError) as error:
+            # Its sentence says what to do; the driver's traceback would bury it.
+            logger.debug("could not start", exc_info=True)
+            raise error from None
+        logger.info("replica %s is ready: %r", self._me(), self._backend)
+
+    async def _connect(self) -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(_single_error(self._backend.running()))
             await stack.enter_async_context(self._heartbeat.running())
             await self._parts.post_office.start()
             self._tasks = await stack.enter_async_context(_single_error(self._serving()))
             self._stack = stack.pop_all()
-        logger.info("%r", self)
 
     async def _leave(self) -> None:
         # Not under the lock: it is left in the task that entered it, whatever the others do.

@@ -18,10 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="mcpsession", description="Sessions for MCP servers that outgrew one process."
     )
-    verbs = parser.add_subparsers(metavar="verb", required=True)
+    parser.add_argument("--version", action="version", version=version.installed())
+    verbs = parser.add_subparsers(metavar="verb")
     for verb in VERBS:
         verb.add_to(verbs)
     options = parser.parse_args(arguments)
+    if not hasattr(options, "run"):
+        parser.print_help()
+        return 2
     # What a verb waits for is a warning of the package.
     logging.basicConfig(level=logging.WARNING, format="mcpsession: %(message)s")
     try:

@@ -26,6 +26,8 @@ def run(options: argparse.Namespace) -> None:
         options.usage_error(
             "no database is given: use --url postgresql://user:password@host:port/database, or set MCPSESSION_URL"
         )
+    if url.startswith(("memory:", "embedded:")):
+        options.usage_error("memory:// and embedded:// need no migration: their tables are made when the layer starts")
     before = asyncio.run(current_revision(url))
     migrate(url, options.revision)
     after = asyncio.run(current_revision(url))

@@ -16,4 +16,9 @@ def add_to(verbs: argparse._SubParsersAction[Any]) -> None:
 def run(_: argparse.Namespace) -> None:
     from mcpsession.postgres.migrate import HEAD
 
-    sys.stdout.write(f"mcpsession {importlib.metadata.version('mcpsession')} (schema {HEAD})\n")
+    sys.stdout.write(f"{installed()} (schema {HEAD})\n")
+
+
+def installed() -> str:
+    """The release that is installed."""
+    return f"mcpsession {importlib.metadata.version('mcpsession')}"

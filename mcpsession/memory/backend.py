@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,8 @@ from mcpsession.memory.replicas import MemoryRegistry
 from mcpsession.memory.sessions import MemorySessions
 from mcpsession.memory.tables import Tables
 from mcpsession.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 
 class MemoryBackend:
@@ -34,6 +37,10 @@ class MemoryBackend:
     async def registry(self) -> AsyncIterator[ReplicaRegistry]:
         yield MemoryRegistry(self._tables, self._settings)
 
+    def __repr__(self) -> str:
+        return "<MemoryBackend of this process>"
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
+        logger.warning("memory://: sessions live in this process alone; for several workers use postgresql://")
         yield

@@ -51,7 +51,8 @@ def translate(error: Exception, where: str) -> MCPSessionError:
             return StoreUnavailableError(f"Postgres at {where}: {reason} (SQLSTATE {state})")
         # What the driver itself refuses to encode has our values in its text, and no message of the server.
         said = getattr(error, "message", None) or "a value cannot be encoded"
-        return StoreError(f"{type(error).__name__}: {said}", state or None)
+        remedy = "; create it (createdb), or correct the URL's database name" if state == "3D000" else ""
+        return StoreError(f"{type(error).__name__}: {said}{remedy}", state or None)
     if isinstance(error, TimeoutError):
         return StoreUnavailableError(f"Postgres at {where} did not answer in time")
     if isinstance(error, OSError):

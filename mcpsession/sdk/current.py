@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
+from mcp.server.mcpserver.exceptions import ToolError
 
 from mcpsession.contracts import SessionStore
 from mcpsession.errors import SessionNotFoundError, StateConflictError
@@ -121,14 +122,22 @@ _GONE = _Gone()
 CURRENT: ContextVar[CurrentSession] = ContextVar("mcpsession_current")
 
 
+class NoSessionError(ToolError, LookupError):
+    """The request has no session. A tool that lets it escape tells the client why."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this request has no session: its client speaks protocol version 2026-07-28, which has none (or this is "
+            'not a request at all); sessions need a client of 2025-11-25 or older (SDK: Client(url, mode="legacy"))'
+        )
+
+
 def current_session() -> CurrentSession:
     """The session of the request that is being handled.
 
-    Raises LookupError outside of a handler, and for requests of the sessionless era (2026-07-28).
+    Raises NoSessionError, a LookupError, for requests of 2026-07-28, which has no sessions, and outside of a handler.
     """
     try:
         return CURRENT.get()
     except LookupError:
-        raise LookupError(
-            "no session here: current_session() works inside a handler of a client that has one (handshake era)"
-        ) from None
+        raise NoSessionError from None

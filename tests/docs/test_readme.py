@@ -11,7 +11,8 @@ from starlette.applications import Starlette
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+# The client's snippet is a fragment of an async function; the cluster tests do what it does.
+SNIPPETS = [one for one in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "async with Client" not in one]
 
 
 def test_the_ten_line_example_makes_an_app_and_its_tools_are_listed():

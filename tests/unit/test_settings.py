@@ -50,3 +50,15 @@ def test_without_a_url_the_remedy_is_named(monkeypatch):
     monkeypatch.delenv("MCPSESSION_URL", raising=False)
     with pytest.raises(ConfigurationError, match=r"MCPSESSION_URL.*set it to postgresql://"):
         SessionLayer.from_env()
+
+
+@pytest.mark.parametrize("url", ["embedded://tmp/x", "embedded://", "embedded:///"])
+def test_an_embedded_url_needs_an_absolute_path(url):
+    """Else the host part would be dropped, and a database made at the file system's root."""
+    with pytest.raises(ConfigurationError, match="takes an absolute path, with three slashes"):
+        SessionLayer.from_url(url)
+
+
+def test_sqlalchemys_schemes_are_refused_with_what_to_leave_out():
+    with pytest.raises(ConfigurationError, match=r"leave '\+asyncpg' out"):
+        SessionLayer.from_url("postgresql+asyncpg://app@db/app")
