@@ -110,11 +110,12 @@ class LayerSessionManager(StreamableHTTPSessionManager):
     async def _handle_stateful_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         method = scope["method"]
-        begun = False
+        begun = over = False
 
         async def send_once(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, over
             begun = True
+            over = message["type"] == "http.response.body" and not message.get("more_body", False)
             await send(message)
 
         if refusal := await self._security.validate_request(request, is_post=method == "POST"):
@@ -133,10 +134,10 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         except (StoreUnavailableError, LayerClosedError) as error:
             logger.warning("a %s could not be served: %s", method, error)
             text = "The session store is away; try again"
-            await _fail(send, 503, text, begun=begun)
+            await _fail(send, 503, text, begun=begun, over=over)
         except Exception:  # the boundary: whatever else it was, the client gets an answer and the log the cause
             logger.exception("a %s could not be served", method)
-            await _fail(send, 500, "The request could not be served", begun=begun)
+            await _fail(send, 500, "The request could not be served", begun=begun, over=over)
 
     # POST
 
@@ -309,7 +310,9 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         return self._parts, self._runner, self._inbound
 
 
-async def _fail(send: Send, status: int, text: str, *, begun: bool) -> None:
+async def _fail(send: Send, status: int, text: str, *, begun: bool, over: bool) -> None:
+    if over:
+        return
     if begun:
         # An event stream that had begun: its end is all that can still be said, and when to come back.
         await send({"type": "http.response.body", "body": wire.retry(_RETRY_AFTER * 1000), "more_body": False})
