@@ -82,10 +82,6 @@ class Exchange:
     def cancelled(self) -> bool:
         return self._cancelled
 
-    @property
-    def answered(self) -> bool:
-        return bool(self._answer)
-
     def close_socket(self) -> None:
         """End the response without the answer; the client resumes the stream when it likes."""
         self._closing = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import anyio
 import pytest
@@ -113,3 +114,12 @@ def test_an_event_store_is_refused_with_the_reason() -> None:
         layer.streamable_http_app(MCPServer("s"), stateless_http=True)
     with pytest.raises(TypeError, match="unexpected keyword argument"):
         layer.streamable_http_app(MCPServer("s"), statefull=True)
+
+
+async def test_an_embedded_url_starts_a_private_postgres_with_its_tables_and_keeps_its_data(tmp_path: Path) -> None:
+    url = f"embedded://{tmp_path}/db"
+    async with SessionLayer.from_url(url).running() as parts:
+        await parts.sessions.create(Session(id="s", ttl=60.0), None)
+    async with SessionLayer.from_url(url) as layer:
+        assert "ok" == layer.health().status
+        assert await layer.sessions.get("s") is not None
