@@ -206,7 +206,7 @@ class SessionLayer:
             self._entered += 1
 
     async def _start(self) -> None:
-        self._parts.drain.begun = self._parts.drain.over = False
+        self._parts.drain.reset()
         try:
             await self._connect()
         except (ConfigurationError, StoreUnavailableError, SchemaError, ListenerError) as error:

@@ -167,6 +167,11 @@ class Mail:
     """The transaction that sent it; with a position it tells whether a reader has it already."""
 
 
+def error_finals(request_ids: Sequence[str], error: str) -> list[str]:
+    """The last messages of a stream that ends badly: the same JSON-RPC error (JSON text) for each of its requests."""
+    return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
+
+
 def has_seen(position: str, xid: int) -> bool:
     """Whether a position in the broadcast mail (`xmin:xmax:xip,…@seconds`) covers the mail of a transaction."""
     xmin, _, rest = position.partition(":")

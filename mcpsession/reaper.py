@@ -13,7 +13,17 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio
 
 from mcpsession.contracts import EventLog, Reaping
-from mcpsession.model import AppendedStream, Batch, NewEvent, Reaped, ReplicaId, Session, SessionId, StreamId
+from mcpsession.model import (
+    AppendedStream,
+    Batch,
+    NewEvent,
+    Reaped,
+    ReplicaId,
+    Session,
+    SessionId,
+    StreamId,
+    error_finals,
+)
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
 
@@ -34,7 +44,7 @@ def unknown_outcome(request_ids: Sequence[str]) -> list[str]:
     """The finals of a stream whose producer died: one for each request that it had not answered."""
     text = "the replica that ran this call died; whether the call had effects is unknown, check before you repeat it"
     error = json.dumps({"code": OUTCOME_UNKNOWN, "message": text, "data": {"outcome": "unknown"}})
-    return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
+    return error_finals(request_ids, error)
 
 
 class Reaper:

@@ -13,6 +13,7 @@ from mcpsession.model import (
     ReplicaId,
     SessionId,
     StreamId,
+    error_finals,
     new_stream_id,
 )
 
@@ -140,4 +141,4 @@ class StreamWriter:
 def unstorable(request_ids: Sequence[str]) -> list[str]:
     """The finals of a stream that the store could not hold."""
     error = '{"code":-32603,"message":"the messages of this call could not be stored; nothing more of it is known"}'
-    return [f'{{"jsonrpc":"2.0","id":{request_id},"error":{error}}}' for request_id in request_ids]
+    return error_finals(request_ids, error)

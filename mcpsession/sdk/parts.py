@@ -69,12 +69,16 @@ class Drain:
     """Whether this replica is on its way out."""
 
     def __init__(self) -> None:
+        self.closing: list[Callable[[], None]] = []
+        """What ends the listen streams of the servers that run here, gracefully."""
+        self.reset()
+
+    def reset(self) -> None:
+        """The replica serves again."""
         self.begun = False
         self.over = False
         """The grace has passed: requests are refused, too."""
         self.done = anyio.Event()
-        self.closing: list[Callable[[], None]] = []
-        """What ends the listen streams of the servers that run here, gracefully."""
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ import anyio
 from starlette.types import Receive, Send
 
 from mcpsession.errors import StoreUnavailableError
-from mcpsession.model import Event, Session, StreamState
+from mcpsession.model import Event, Session, StreamState, error_finals
 from mcpsession.reaper import unknown_outcome
 from mcpsession.sdk import wire
 from mcpsession.sdk.outbound import gone, may_write
@@ -155,7 +155,7 @@ class Resumption:
         """A request's stream never ends without its response: clients would reconnect for ever."""
         text = f"this stream cannot be resumed after event {self._seq}: {why}; whether the call had effects is unknown"
         error = json.dumps({"code": wire.INTERNAL_ERROR, "message": text, "data": {"outcome": "unknown"}})
-        return self._finals([f'{{"jsonrpc":"2.0","id":{one},"error":{error}}}' for one in self._request_ids])
+        return self._finals(error_finals(self._request_ids, error))
 
     def _finals(self, messages: Sequence[str]) -> bytes:
         return b"".join(
