@@ -1,1 +1,1 @@
-"""How fast a replica is, beside the SDK's own server: `python -m benchmarks`."""
+"""How fast a replica is, beside the SDK's own server, and its store, beside bare asyncpg: `python -m benchmarks`."""

@@ -1,52 +1,85 @@
-"""Measure tool calls per second beside the stock SDK: `python -m benchmarks`."""
+"""Measure tool calls beside the stock SDK, and the session store beside bare asyncpg: `python -m benchmarks`."""
 
 import argparse
 import json
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import anyio
 from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from benchmarks import machine
-from benchmarks.database import fresh_database
+from benchmarks.database import Database, fresh_database
 from benchmarks.load import Sample
-from benchmarks.report import Result, show
+from benchmarks.report import Result, show, show_machine
 from benchmarks.sides import Load, LoadFailedError, RunningSide, Side, ceiling, ours, running, stock
+from benchmarks.store import StoreLoad, measure_store
+from benchmarks.store_check import StatementsDifferError
+from benchmarks.store_layer import WrongResultError
+from benchmarks.store_report import StoreResult, show_store
 from examples.cluster import ProcessFailedError
 from mcpsession.errors import MCPSessionError
 
+EXPECTED = (
+    LoadFailedError,
+    ProcessFailedError,
+    StatementsDifferError,
+    WrongResultError,
+    MCPSessionError,
+    OSError,
+)
+
 console = Console(highlight=False)
+
+
+@dataclass
+class Report:
+    """What a run has measured so far; shown as it comes."""
+
+    machine: dict[str, str] = field(default_factory=dict)
+    calls: Result | None = None
+    store: StoreResult | None = None
+    done: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        parts = {"calls": self.calls, "store": self.store}
+        return {"machine": self.machine, **{name: part.as_json() for name, part in parts.items() if part is not None}}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for and return the exit code."""
     options = _parse(arguments)
-    result: list[Result] = []
+    report = Report()
     failures: list[BaseException] = []
     try:
-        anyio.run(_until_done_or_sigterm, options, result)
-    except* (LoadFailedError, ProcessFailedError, MCPSessionError, OSError) as failed:
+        anyio.run(_until_done_or_sigterm, options, report)
+    except* EXPECTED as failed:
         failures = _leaves(failed)
     if failures:
         for error in failures:
             console.print(str(error), style="red", markup=False)
         return 1
-    if not result:
+    if not report.done:
         return 128 + signal.SIGTERM
-    show(result[0], console)
     if options.json is not None:
-        options.json.write_text(json.dumps(result[0].as_json(), indent=2) + "\n")
-        console.print(f"Written to {options.json}", style="dim")
+        options.json.write_text(json.dumps(report.as_json(), indent=2) + "\n")
+        console.print(f"\nWritten to {options.json}", style="dim")
     return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", choices=["calls", "store"], help="one of the two tables (default: both)")
     parser.add_argument("--rounds", type=_count, help="times that each side is measured (default: 5)")
-    parser.add_argument("--seconds", type=float, help="measured seconds of each turn (default: 4)")
+    parser.add_argument(
+        "--seconds", type=float, help="measured seconds of each turn (default: 4 of calls, 1 of the store)"
+    )
     parser.add_argument("--sessions", type=_count, default=8, help="concurrent sessions (default: %(default)s)")
     parser.add_argument(
         "--tool",
@@ -54,17 +87,23 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default="echo",
         help="echo is a plain function, which the SDK runs in a thread",
     )
-    parser.add_argument("--quick", action="store_true", help="two rounds of one second: does it work?")
+    parser.add_argument(
+        "--stored", type=_count, default=10_000, help="sessions in the store, also 100000 (default: %(default)s)"
+    )
+    parser.add_argument("--reaped", type=_count, help="expired sessions of one turn of reaping (default: 50000)")
+    parser.add_argument("--quick", action="store_true", help="two short rounds of everything: does it work?")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything measured to FILE")
     parser.add_argument(
         "--url", help="Postgres server for a temporary database (default: MCPSESSION_TEST_URL, else a private one)"
     )
     parser.add_argument(
-        "--same", action="store_true", help="the stock SDK against itself: how far from 1.00 is this machine's noise?"
+        "--same",
+        action="store_true",
+        help="the stock SDK, and bare asyncpg, against itself: how far from 1.00 is this machine's noise?",
     )
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (2 if options.quick else 5)
-    options.seconds = options.seconds or (1.0 if options.quick else 4.0)
+    options.reaped = options.reaped or (3_000 if options.quick else 50_000)
     return options
 
 
@@ -74,11 +113,12 @@ def _count(text: str) -> int:
     return number
 
 
-async def _until_done_or_sigterm(options: argparse.Namespace, result: list[Result]) -> None:
+async def _until_done_or_sigterm(options: argparse.Namespace, report: Report) -> None:
     async with anyio.create_task_group() as tasks:
         # A signal unwinds like any other cancellation, so the servers end and the database goes with us.
         tasks.start_soon(_cancel_on_sigterm, tasks.cancel_scope)
-        result.append(await _measure(options))
+        await _measure(options, report)
+        report.done = True
         tasks.cancel_scope.cancel()
 
 
@@ -88,17 +128,35 @@ async def _cancel_on_sigterm(scope: anyio.CancelScope) -> None:
             scope.cancel()
 
 
-async def _measure(options: argparse.Namespace) -> Result:
-    load = Load(options.sessions, options.seconds, warmup=min(1.0, options.seconds), tool=options.tool)
-    if options.same:
-        described = machine.describe("not used")
-        return await _take_turns([stock(), stock("ours", "the same again"), ceiling()], load, options.rounds, described)
+async def _measure(options: argparse.Namespace, report: Report) -> None:
     async with fresh_database(options.url) as database:
-        described = machine.describe(database.description)
-        return await _take_turns([stock(), ours(database), ceiling()], load, options.rounds, described)
+        report.machine = machine.describe(database.description)
+        show_machine(report.machine, console)
+        if options.only != "store":
+            report.calls = await _measure_calls(options, database)
+            show(report.calls, console)
+        if options.only != "calls":
+            report.store = await _measure_store(options, database)
+            show_store(report.store, console)
 
 
-async def _take_turns(sides: Sequence[Side], load: Load, rounds: int, described: dict[str, str]) -> Result:
+async def _measure_calls(options: argparse.Namespace, database: Database) -> Result:
+    seconds = options.seconds or (0.5 if options.quick else 4.0)
+    load = Load(options.sessions, seconds, warmup=min(1.0, seconds), tool=options.tool)
+    other = stock("ours", "the same again") if options.same else ours(database)
+    return await _take_turns([stock(), other, ceiling()], load, options.rounds)
+
+
+async def _measure_store(options: argparse.Namespace, database: Database) -> StoreResult:
+    seconds = options.seconds or (0.05 if options.quick else 1.0)
+    lists = 1 if options.quick else 5
+    load = StoreLoad(options.stored, options.reaped, seconds, options.rounds, lists, same=options.same)
+    # Drawn when there is something new, and by no thread: it would take its time from what is measured.
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        return await measure_store(database.url, load, lambda text: live.update(Text(text, "dim"), refresh=True))
+
+
+async def _take_turns(sides: Sequence[Side], load: Load, rounds: int) -> Result:
     samples: dict[str, list[Sample]] = {side.key: [] for side in sides}
     async with running(sides) as servers:
         with console.status("") as status:
@@ -106,7 +164,7 @@ async def _take_turns(sides: Sequence[Side], load: Load, rounds: int, described:
                 for server in _order(servers, number):
                     status.update(f"round {number + 1} of {rounds}: {server.side.title}")
                     samples[server.side.key].append(await server.run(load))
-    return Result({side.key: side.title for side in sides}, samples, load, described)
+    return Result({side.key: side.title for side in sides}, samples, load)
 
 
 def _order(servers: Sequence[RunningSide], number: int) -> Sequence[RunningSide]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from benchmarks.client import ClientSession
 from examples.replica import end_with_parent

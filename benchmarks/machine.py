@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 # Seconds over which the machine is watched before the run.
 WATCH = 0.5
@@ -24,6 +24,7 @@ def describe(postgres: str) -> dict[str, str]:
         "mcp": version("mcp"),
         "mcpsession": version("mcpsession"),
         "uvicorn": f"{version('uvicorn')} ({_parser()}, {_loop()})",
+        "asyncpg": version("asyncpg"),
         "Postgres": postgres,
     }
 

@@ -1,4 +1,4 @@
-"""The result of a run: as a table, and as JSON."""
+"""The result of a run's tool calls: as a table, and as JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +23,6 @@ class Result:
     titles: Mapping[str, str]
     samples: Mapping[str, Sequence[Sample]]
     load: Load
-    machine: Mapping[str, str]
 
     @property
     def ratios(self) -> list[float]:
@@ -46,7 +45,6 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """Everything that was measured and what follows from it; times in seconds."""
         return {
-            "machine": dict(self.machine),
             "load": asdict(self.load),
             "sides": {
                 key: {
@@ -64,10 +62,14 @@ class Result:
         }
 
 
-def show(result: Result, console: Console) -> None:
-    """Print the machine, the table and the ratio."""
-    for name, value in result.machine.items():
+def show_machine(described: Mapping[str, str], console: Console) -> None:
+    """Print where the numbers come from."""
+    for name, value in described.items():
         console.print(f"  [dim]{name:<20}[/dim] {value}")
+
+
+def show(result: Result, console: Console) -> None:
+    """Print the table and the ratio."""
     load, rounds = result.load, len(result.samples["stock"])
     console.print(
         f"\n[bold]Calls of {load.tool}, SSE, {load.sessions} sessions in a closed loop[/bold]"

@@ -2,7 +2,7 @@
 
 from mcpsession.errors import MCPSessionError
 from mcpsession.layer import SessionLayer
-from mcpsession.model import Session
+from mcpsession.records import Session
 from mcpsession.sdk.current import current_session
 
 __all__ = ["MCPSessionError", "Session", "SessionLayer", "current_session"]

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mcpsession.contracts import SessionStore
-from mcpsession.model import Session, SessionId
+from mcpsession.model import SessionId
+from mcpsession.records import Session
+from mcpsession.session_contracts import SessionStore
 from mcpsession.settings import Settings
 
 # Above this the oldest entries go; at about 1 KB each that is 100 MB.

@@ -16,66 +16,14 @@ from mcpsession.model import (
     Hold,
     Mail,
     NewEvent,
-    OpenedStream,
     Pulse,
-    Reaped,
     Replica,
     ReplicaId,
-    Session,
     SessionId,
     StreamId,
     StreamState,
-    Termination,
 )
-
-
-class SessionStore(Protocol):
-    """Sessions. One liveness predicate in every method: not expired, not terminated, not claimed by a reaper."""
-
-    async def create(self, session: Session, opening: OpenedStream | None) -> None:
-        """Enter a session, its standalone stream and, already finished, the stream that answered `initialize`.
-
-        All or nothing; `session.ttl` counts from now. Raises SessionExistsError if the id was ever used.
-        """
-        ...
-
-    async def get(self, session_id: SessionId) -> Session | None:
-        """The live session, or None. Does not touch it."""
-        ...
-
-    async def count(self, limit: int) -> int:
-        """How many sessions live, at most `limit`."""
-        ...
-
-    async def mark_initialized(self, session_id: SessionId) -> bool:
-        """Record that the client sent `notifications/initialized`; False if the session is not live."""
-        ...
-
-    async def set_log_level(self, session_id: SessionId, level: str, *, sender: ReplicaId) -> bool:
-        """Record the level, with a `changed` mail to all in the same transaction; False if not live."""
-        ...
-
-    async def touch(self, session_ids: Sequence[SessionId]) -> Mapping[SessionId, float | None]:
-        """Move the expiry of those that live to their ttl from now (never less, in coarse steps, plus slack).
-
-        Returns the seconds left to each (None: for ever); those missing in it are not live.
-        """
-        ...
-
-    async def terminate(self, session_id: SessionId, owner: str, *, sender: ReplicaId) -> Termination | None:
-        """End a live session of this owner for good: tombstone and `ended` mail to all in one transaction.
-
-        None if there is no such session. The id can never be used again.
-        """
-        ...
-
-    async def load_state(self, session_id: SessionId) -> tuple[int, str] | None:
-        """The version and JSON text of a live session's state; None if it is not live."""
-        ...
-
-    async def save_state(self, session_id: SessionId, version: int, state: str) -> int | None:
-        """Replace the state if its version is still `version`; the new version, or None if it moved or died."""
-        ...
+from mcpsession.session_contracts import Directory, Initialization, Reaping, ResourceSubscriptions, SessionStore
 
 
 class EventLog(Protocol):
@@ -232,33 +180,17 @@ class Doorbell(Protocol):
         ...
 
 
-class Reaping(Protocol):
-    """Removes what expired."""
-
-    async def reap(self, limit: int, *, handled: bool = False) -> Reaped:
-        """Remove up to `limit` expired rows of each kind, with all that belongs to them.
-
-        `handled`: sessions that were not ended but expired are left to those who claim them.
-        """
-        ...
-
-    async def claim(self, limit: int, *, by: ReplicaId) -> Sequence[Session]:
-        """Claim up to `limit` expired sessions, whole, for their handlers: from now on nobody can use or touch them.
-
-        Each is claimed by one replica; what a dead one had claimed, or this one and did not remove, comes again.
-        """
-        ...
-
-    async def remove(self, session_ids: Sequence[SessionId], *, by: ReplicaId) -> int:
-        """Remove claimed sessions with all that belongs to them; how many still were this replica's."""
-        ...
-
-
 class Backend(Protocol):
     """One store with all its parts."""
 
     @property
     def sessions(self) -> SessionStore: ...
+    @property
+    def initialization(self) -> Initialization: ...
+    @property
+    def directory(self) -> Directory: ...
+    @property
+    def subscriptions(self) -> ResourceSubscriptions: ...
     @property
     def log(self) -> EventLog: ...
     @property

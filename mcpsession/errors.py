@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mcpsession.records import Session
+
 
 class MCPSessionError(Exception):
     """The base of all errors of this package."""
@@ -68,11 +74,61 @@ class SessionNotFoundError(MCPSessionError, LookupError):
 
 
 class SessionExistsError(MCPSessionError, ValueError):
-    """A session with this id exists already, or existed and was ended."""
+    """A session with this id lives, or was terminated not long ago, or is someone else's."""
 
-    def __init__(self, session_id: str) -> None:
-        super().__init__("a session with this id exists already; let the layer mint the id")
+    def __init__(self, session_id: str, existing: Session | None = None) -> None:
+        super().__init__(
+            "a session with this id exists already, or was terminated and left a tombstone; "
+            'pass on_conflict="existing" or "replace", or let the layer mint the id'
+        )
         self.session_id = session_id
+        self.existing = existing
+        """The live session that has the id, as far as the caller may see it."""
+
+
+class UnhandledError(MCPSessionError, RuntimeError):
+    """Dead sessions are in the way whose expiry handlers have not run yet."""
+
+    def __init__(self, session_ids: Sequence[str]) -> None:
+        super().__init__(f"the expiry handlers of {len(session_ids)} sessions have not run yet")
+        self.session_ids = session_ids
+
+
+class InvalidSessionIdError(MCPSessionError, ValueError):
+    """An id that no client could send."""
+
+    def __init__(self) -> None:
+        super().__init__("a session's id must be visible ASCII characters (0x21 to 0x7e), at least one")
+
+
+class LimitExceededError(MCPSessionError, ValueError):
+    """Something would be larger, or more, than the settings allow; nothing of it was stored."""
+
+    def __init__(self, limit: str, allowed: int, actual: int | None = None, *, remedy: str = "") -> None:
+        is_what = "is reached" if actual is None else f"would be exceeded: {actual}"
+        remedy = remedy or f"raise the setting {limit}, or MCPSESSION_{limit.upper()}"
+        super().__init__(f"the limit {limit}={allowed} {is_what}; {remedy}")
+        self.limit = limit
+        self.allowed = allowed
+        self.actual = actual
+
+
+class IllegalTransitionError(MCPSessionError, RuntimeError):
+    """A session cannot go from its phase to that one now."""
+
+    def __init__(self, session_id: str, phase: str, wanted: str, allowed: Collection[str]) -> None:
+        may = f"only {', '.join(sorted(allowed))}" if allowed else "nothing"
+        super().__init__(f"the session is {phase!r} and cannot become {wanted!r}; from there comes {may}")
+        self.session_id = session_id
+        self.phase = phase
+        self.wanted = wanted
+
+
+class UpdateFailedError(MCPSessionError, RuntimeError):
+    """The function given to update raised, or made something that is not a JSON object; nothing was stored."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the session's state was left as it is: {reason}")
 
 
 class StateConflictError(MCPSessionError, RuntimeError):
@@ -85,10 +141,17 @@ class StateConflictError(MCPSessionError, RuntimeError):
 
 
 class UnstorableTextError(MCPSessionError, ValueError):
-    """A message has text that no store can hold (a lone surrogate); nothing of it was stored."""
+    """Text that no store can hold (a NUL character, a lone surrogate); nothing of it was stored."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the message cannot be stored: {reason}; send valid Unicode")
+        super().__init__(f"the text cannot be stored: {reason}; send valid Unicode without NUL")
+
+
+class MetadataError(MCPSessionError, ValueError):
+    """Metadata that is not a JSON object."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"metadata must be a dict of JSON values: {reason}")
 
 
 class MessageTooLargeError(MCPSessionError, ValueError):

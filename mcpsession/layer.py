@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -14,33 +15,28 @@ import anyio
 import anyio.abc
 
 from mcpsession.backends import open_backend
-from mcpsession.broadcaster import Broadcaster
-from mcpsession.cache import SessionCache
 from mcpsession.contracts import Backend, EventLog
 from mcpsession.errors import (
     ConfigurationError,
     ListenerError,
-    MCPSessionError,
     SchemaError,
     StoreUnavailableError,
 )
-from mcpsession.heartbeat import Heartbeat
-from mcpsession.journal import Journal
-from mcpsession.model import ReplicaId
+from mcpsession.expiry import ExpiryHandler
+from mcpsession.model import SessionId
 from mcpsession.periodic import every
-from mcpsession.post_office import PostOffice
-from mcpsession.reaper import ExpiryHandler, Reaper
-from mcpsession.sdk.acknowledgements import Acknowledgements
+from mcpsession.presets import check_store, chosen
+from mcpsession.reaper import Reaper
 from mcpsession.sdk.app import session_manager, streamable_http_app
 from mcpsession.sdk.drain import drain
 from mcpsession.sdk.health import Health, examine
-from mcpsession.sdk.parts import Limits, Parts
+from mcpsession.sdk.parts import Parts
 from mcpsession.sdk.subscriptions import Subscriptions
+from mcpsession.sdk.supervision import Work, close_here, running_here
 from mcpsession.sessions import Sessions
 from mcpsession.settings import Settings
-from mcpsession.tails import Tails
 from mcpsession.telemetry import Telemetry
-from mcpsession.touches import Touches
+from mcpsession.wiring import Wiring, at_rest
 
 if TYPE_CHECKING:
     from mcpsession.sdk.app import Starlette
@@ -62,53 +58,34 @@ class SessionLayer:
     def __init__(self, backend: Backend, settings: Settings, *, telemetry: Telemetry | None = None) -> None:
         self._backend = backend
         self._settings = settings
-        self._heartbeat = heartbeat = Heartbeat(backend, settings)
-        me = self._me
-        post_office = PostOffice(backend.mailbox, backend.doorbell, me)
-        cache = SessionCache(
-            backend.sessions,
-            settings,
-            lambda: -math.inf if post_office.behind else backend.doorbell.last_echo(),
-        )
-        self._parts = parts = Parts(
-            settings=settings,
-            sessions=backend.sessions,
-            log=backend.log,
-            holds=backend.holds,
-            mailbox=backend.mailbox,
-            cache=cache,
-            touches=Touches(backend.sessions, cache.extend),
-            journal=Journal(backend.log, settings, me),
-            tails=Tails(),
-            post_office=post_office,
-            broadcaster=Broadcaster(post_office.broadcast, me),
-            heartbeat=heartbeat,
-            telemetry=telemetry or Telemetry(),
-            acknowledgements=Acknowledgements(),
-            limits=Limits(settings.session_ttl, settings.max_sessions, settings.retry_ms),
-        )
-        self._reaper = Reaper(backend.reaping, backend.log, settings, me=me, telemetry=parts.telemetry)
-        self._introduce(parts)
-        self.sessions = Sessions(backend.sessions, me, post_office.ring_all)
+        self._wiring = wiring = Wiring(backend, settings, telemetry or Telemetry())
+        self._parts = wiring.parts
+        self.sessions: Sessions = wiring.sessions
+        self.reaper: Reaper = wiring.reaper
         self.events: EventLog = backend.log
-        self.broadcaster = parts.broadcaster
-        self.subscriptions = Subscriptions(parts.broadcaster)
-        self._entered = 0
+        self.broadcaster = wiring.parts.broadcaster
+        self.subscriptions = Subscriptions(wiring.parts.broadcaster)
+        self._entries: Counter[int] = Counter()
+        self._owner = 0
+        self._left_behind: set[int] = set()
+        self._somebody_left = anyio.Event()
         self._entering = anyio.Lock()
         self._stack = AsyncExitStack()
         self._tasks: anyio.abc.TaskGroup | None = None
-        self._reborn = anyio.Event()
 
     @classmethod
-    def from_url(cls, url: str, *, listen_url: str | None = None, **settings: Any) -> SessionLayer:
+    def from_url(
+        cls, url: str, *, listen_url: str | None = None, preset: str | None = None, **settings: Any
+    ) -> SessionLayer:
         """A layer on `postgresql://…`, `memory://` (one process) or `embedded:///path` (a private Postgres).
 
         `listen_url` is a direct URL for the listener where `url` goes through a pooler. Settings are those of
-        `mcpsession.settings.Settings`; what is not given comes from MCPSESSION_* variables.
+        `mcpsession.settings.Settings`; what is not given comes from MCPSESSION_* variables, then from the preset.
 
-        Raises ConfigurationError for a URL or a setting that cannot work.
+        Raises ConfigurationError for a URL, a preset or a setting that cannot work.
         """
-        loaded = Settings.load(settings)
+        loaded = Settings.load(settings, preset=preset)
+        check_store(chosen(preset, os.environ), url)
         listen_url = listen_url or os.environ.get("MCPSESSION_LISTEN_URL")
         return cls(open_backend(url, listen_url, loaded), loaded)
 
@@ -125,9 +102,24 @@ class SessionLayer:
             )
         return cls.from_url(url, **settings)
 
+    @classmethod
+    def development(cls, **settings: Any) -> SessionLayer:
+        """A layer for one's desk: sessions in this process, gone with it, and soon."""
+        return cls.from_url("memory://", preset="development", **settings)
+
+    @classmethod
+    def single_node(cls, url: str, **settings: Any) -> SessionLayer:
+        """A layer on a Postgres for one machine."""
+        return cls.from_url(url, preset="single_node", **settings)
+
+    @classmethod
+    def cluster(cls, url: str, **settings: Any) -> SessionLayer:
+        """A layer on a Postgres for several replicas."""
+        return cls.from_url(url, preset="cluster", **settings)
+
     def __repr__(self) -> str:
         state = "running" if self._tasks is not None else "not running"
-        return f"<SessionLayer {self._settings.namespace!r} as {self._heartbeat.replica_id or 'nobody'}: {state}>"
+        return f"<SessionLayer {self._settings.namespace!r} as {self._wiring.me() or 'nobody'}: {state}>"
 
     # For the server
 
@@ -149,17 +141,22 @@ class SessionLayer:
         return self._settings
 
     def set_session_limits(self, *, ttl: float | None, max_sessions: int | None) -> None:
-        """What the SDK calls `session_idle_timeout` and `max_sessions`. For sessions created from now on."""
+        """What the SDK calls `session_idle_timeout` and `max_sessions`. For sessions created from now on.
+
+        Raises ConfigurationError for what these settings may not be.
+        """
+        replace(self._settings, session_ttl=ttl, max_sessions=max_sessions)
         self._parts.limits.ttl = ttl
         self._parts.limits.max_sessions = max_sessions
 
     def on_expired(self, handler: ExpiryHandler) -> ExpiryHandler:
-        """Call `handler`, sync or async, with each session that expires, whole, before it is removed.
+        """Call `handler` with each session that ends, whole, before it is removed; its `end_reason` says why it ended.
 
-        On one replica, once without faults and at least once with them. One that raises, or takes longer than 30 s, is
-        logged, and the session is removed all the same. Usable as a decorator; register it on every replica.
+        On one replica, once without faults and at least once with them. One that raises, or takes longer than
+        `handler_timeout`, is logged, and the session is removed all the same. Sync ones run in a thread. Usable as a
+        decorator; register it on every replica.
         """
-        self._reaper.on_expired(handler)
+        self._wiring.handlers.add(handler)
         return handler
 
     # For the operator
@@ -167,6 +164,17 @@ class SessionLayer:
     def health(self) -> Health:
         """How this replica is, at once and without asking the store: `ok`, `degraded`, `draining` or `away`."""
         return examine(self._parts, self._backend.doorbell.last_echo(), running=self._tasks is not None)
+
+    def running_here(self, session_id: SessionId | None = None) -> list[Work]:
+        """What this replica does now, for one session or for all: calls and open streams, the oldest first."""
+        return running_here(self._parts, session_id)
+
+    async def close_here(self, session_id: SessionId) -> int:
+        """End what this replica does for a session, which lives on; returns how much that was.
+
+        Calls end with an error, streams are told to reconnect. Returns when the calls are over, or 5 s have passed.
+        """
+        return await close_here(self._parts, session_id)
 
     async def drain(self, grace: float | None = None) -> None:
         """Take this replica out of service without losing anything; returns when it can be stopped.
@@ -189,7 +197,8 @@ class SessionLayer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Parts]:
-        """Connected and beating while inside. Entering it again, while it runs, is free.
+        """Connected and beating while inside. Entering it again, while it runs, is free, from other tasks as well: the
+        task that entered it first waits for them when it leaves.
 
         Raises:
             StoreUnavailableError: the store cannot be reached.
@@ -201,9 +210,11 @@ class SessionLayer:
 
     async def _enter(self) -> None:
         async with self._entering:
-            if self._entered == 0:
+            me = anyio.get_current_task().id
+            if self._tasks is None:
                 await self._start()
-            self._entered += 1
+                self._owner = me
+            self._entries[me] += 1
 
     async def _start(self) -> None:
         self._parts.drain.reset()
@@ -213,24 +224,50 @@ class SessionLayer:
             # Its sentence says what to do; the driver's traceback would bury it.
             logger.debug("could not start", exc_info=True)
             raise error from None
-        logger.info("replica %s is ready: %r", self._me(), self._backend)
+        logger.info("replica %s is ready: %r", self._wiring.me(), self._backend)
 
     async def _connect(self) -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(_single_error(self._backend.running()))
-            await stack.enter_async_context(self._heartbeat.running())
+            await stack.enter_async_context(self._wiring.heartbeat.running())
             await self._parts.post_office.start()
             self._tasks = await stack.enter_async_context(_single_error(self._serving()))
             self._stack = stack.pop_all()
 
     async def _leave(self) -> None:
-        # Not under the lock: it is left in the task that entered it, whatever the others do.
-        self._entered -= 1
-        if self._entered == 0:
+        me = anyio.get_current_task().id
+        if me in self._left_behind:
+            self._left_behind.discard(me)
+            return
+        if me not in self._entries:
+            raise RuntimeError("the session layer was left in another task than it was entered in")
+        self._entries[me] -= 1
+        self._entries += Counter()  # drops those that are at nought
+        self._somebody_left.set()
+        if me != self._owner or me in self._entries:
+            return
+        # What runs can only end in the task that began it; the others may still need it.
+        alone = False
+        try:
+            while not alone:
+                while self._entries:
+                    self._somebody_left = anyio.Event()
+                    await self._somebody_left.wait()
+                # Whoever enters from here on waits, and begins a new replica.
+                await self._entering.acquire()
+                alone = not self._entries
+                if not alone:
+                    self._entering.release()
+        finally:
+            # Cancelled, it cannot wait; the others find the layer stopped.
+            self._left_behind.update(self._entries)
+            self._entries.clear()
             try:
                 await self._stack.aclose()
             finally:
                 self._tasks = None
+                if alone:
+                    self._entering.release()
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[anyio.abc.TaskGroup]:
@@ -240,11 +277,14 @@ class SessionLayer:
             tasks.start_soon(parts.post_office.run)
             tasks.start_soon(parts.journal.run)
             tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
-            tasks.start_soon(lambda: every(settings.reap_every, self._reaper.run_once, name="reaping", jitter=0.2))
-            tasks.start_soon(lambda: every(settings.reap_every, self._reaper.bury, name="expiry", jitter=0.2))
+            self.reaper.tasks = tasks
+            self._wiring.start_soon = lambda job, argument: tasks.start_soon(job, argument)
+            await self.reaper.start()
             try:
                 yield tasks
             finally:
+                self.reaper.tasks = None
+                self._wiring.start_soon = at_rest
                 with anyio.move_on_after(_FLUSH_DEADLINE, shield=True) as flushing:
                     await parts.journal.flushed()
                     await parts.touches.flush()
@@ -256,77 +296,12 @@ class SessionLayer:
         """Hear the bells of whoever this replica is; a reborn one has another channel."""
         while True:
             async with self._backend.doorbell.listening(
-                self._me(), heard=self._parts.post_office.hear, reconnected=self._after_a_gap
+                self._wiring.me(), heard=self._parts.post_office.hear, reconnected=self._wiring.after_a_gap
             ):
                 self._parts.post_office.wake()
                 task_status.started()
                 task_status = anyio.TASK_STATUS_IGNORED
-                await self._reborn.wait()
-                self._reborn = anyio.Event()
-
-    # What the parts tell each other
-
-    def _me(self) -> ReplicaId:
-        return self._heartbeat.replica_id
-
-    def _introduce(self, parts: Parts) -> None:
-        office, heartbeat = parts.post_office, parts.heartbeat
-        office.on("news", parts.broadcaster.hear)
-        office.on_stream = parts.tails.wake
-        office.on_death = parts.tails.wake_all
-        office.on_hold = parts.standalones.let_go
-        office.on_acknowledged = parts.acknowledgements.hear
-        office.on_lost = self._all_may_have_changed
-        parts.journal.on_standalone = lambda session_id, holder: office.ring_stream(holder, session_id, "s")
-        self._reaper.on_finished = parts.tails.wake
-        self._reaper.writes = parts.journal.writes
-        heartbeat.position = lambda: office.position
-        heartbeat.on_pulse = lambda pulse: office.wake() if pulse.mail or pulse.news else None
-        heartbeat.on_death = self._finish_orphans
-        heartbeat.on_reborn = self._be_reborn
-
-    def _after_a_gap(self) -> None:
-        """The listener was away: nothing it knew of is certain, and bells may have been lost."""
-        self._parts.cache.clear()
-        self._parts.post_office.wake()
-        self._parts.tails.wake_all()
-
-    def _all_may_have_changed(self) -> None:
-        self._parts.cache.clear()
-        self._parts.broadcaster.tell_all_changed()
-        self._parts.tails.wake_all()
-
-    def _finish_orphans(self) -> None:
-        if self._tasks is not None:
-            self._tasks.start_soon(self._try_to_finish_orphans)
-
-    async def _try_to_finish_orphans(self) -> None:
-        try:
-            await self._reaper.finish_orphans()
-        except MCPSessionError as error:
-            logger.warning("the streams of a dead replica wait for the reaper: %s", error)
-        self._parts.post_office.ring_death()
-
-    async def _try_to_finish_strays(self) -> None:
-        try:
-            await self._reaper.finish_strays()
-        except MCPSessionError as error:
-            logger.warning("streams that nobody writes wait for the reaper: %s", error)
-
-    def _be_reborn(self, new: ReplicaId) -> None:
-        """This replica was declared dead: cut everything of the old incarnation, go on as a new one."""
-        parts = self._parts
-        parts.journal.abandon()
-        parts.in_flight.sever_all()
-        parts.standalones.let_go_all()
-        parts.readers.let_go_all()
-        parts.cache.clear()
-        self._reborn.set()
-        self._heartbeat.unfence()
-        if self._tasks is not None:
-            # What was opened under the new id before this cut is nobody's, and its producer lives.
-            self._tasks.start_soon(self._try_to_finish_strays)
-        logger.warning("cut everything of the old incarnation; serving on as %s", new)
+                await self._wiring.reborn()
 
 
 @asynccontextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Literal
 
 SessionId = str
 StreamId = str
 ReplicaId = str
+IdForm = Literal["base64url", "hex", "uuid4"]
 
 STANDALONE: StreamId = "s"
 """Every session's standalone stream (the GET stream) has this id; request streams have longer, random ones."""
@@ -19,8 +21,16 @@ STANDALONE: StreamId = "s"
 _STREAM_BYTES, _SESSION_BYTES, _REPLICA_BYTES = 12, 32, 9
 
 
-def new_session_id() -> SessionId:
-    return secrets.token_urlsafe(_SESSION_BYTES)
+def new_session_id(form: IdForm = "base64url", prefix: str = "") -> SessionId:
+    """An id that cannot be guessed: 256 random bits, 122 as a uuid4."""
+    match form:
+        case "hex":
+            return prefix + secrets.token_hex(_SESSION_BYTES)
+        case "uuid4":
+            # The random one of UUIDs, from the same source as the others.
+            return prefix + str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+        case "base64url":
+            return prefix + secrets.token_urlsafe(_SESSION_BYTES)
 
 
 def new_stream_id() -> StreamId:
@@ -32,31 +42,8 @@ def new_replica_id() -> ReplicaId:
 
 
 def fingerprint(session_id: SessionId) -> str:
-    """What a log may show of a session's id: enough to tell two apart, too little to use."""
-    return f"{session_id[:6]}…" if len(session_id) > 12 else "…"
-
-
-@dataclass(frozen=True, slots=True)
-class Session:
-    """One client's session, as stored."""
-
-    id: SessionId
-    owner: str = ""
-    """The principal that created it, as canonical text; empty for an anonymous client."""
-    incarnation: int = 1
-    protocol_version: str = ""
-    client_params: str | None = None
-    """The client's `initialize` params as JSON text."""
-    initialized: bool = False
-    log_level: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    ttl: float | None = None
-    """Seconds of inactivity after which it expires; None means never."""
-    remaining: float | None = None
-    """Seconds left to live when it was read, by the store's clock; None means for ever."""
-    created_at: datetime | None = None
-    last_active_at: datetime | None = None
-    status: Literal["live", "terminated", "expired"] = "live"
+    """What a log may show of a session's id: tells two apart, and cannot be turned back."""
+    return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()[:10]
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,14 +167,6 @@ def has_seen(position: str, xid: int) -> bool:
         return False
     running = rest.partition("@")[0].split(",")
     return xid < int(xmin) or (xid < int(xmax) and str(xid) not in running)
-
-
-@dataclass(frozen=True, slots=True)
-class Termination:
-    """A session's recorded end: its mail's id, and the replicas that were alive to hear of it."""
-
-    mail_id: int
-    replicas: tuple[ReplicaId, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class PostOffice:
         self._handlers: dict[MailKind, list[Handler]] = {}
         self._wake = anyio.Event()
         self._handed: OrderedDict[int, None] = OrderedDict()
+        self._inbox = True
         self._rung = 0
         self._read = 0
         self.position = ""
@@ -109,8 +110,9 @@ class PostOffice:
             case ["m"]:
                 self.wake()
             case ["n"]:
+                # Of the inbox it says nothing.
                 self._rung += 1
-                self.wake()
+                self._wake.set()
             case ["d"]:
                 self.on_death()
             case ["s", session_id, stream_id]:
@@ -126,6 +128,7 @@ class PostOffice:
 
     def wake(self) -> None:
         """Look for mail soon."""
+        self._inbox = True
         self._wake.set()
 
     async def start(self) -> None:
@@ -150,6 +153,17 @@ class PostOffice:
     async def run_once(self) -> None:
         """Deliver what lies there now."""
         await self._read_broadcasts()
+        if not self._inbox:
+            return
+        # What is rung for from here on needs a read that begins later.
+        self._inbox = False
+        try:
+            await self._read_inbox()
+        except BaseException:
+            self._inbox = True
+            raise
+
+    async def _read_inbox(self) -> None:
         while inbox := await self._mailbox.inbox(self._me()):
             for mail in inbox:
                 if mail.id not in self._handed:

@@ -1,82 +1,290 @@
-"""`layer.sessions`: all that one can do with a session, over the narrow store contract."""
+"""`layer.sessions`: all that one can do with a session, over the narrow store contracts."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from mcpsession.contracts import SessionStore
-from mcpsession.errors import SessionNotFoundError, StateConflictError
-from mcpsession.model import ReplicaId, Session, SessionId
+import anyio
 
-# Every lost attempt means that another one won, so this many in a row mean a session that is written all the time.
+from mcpsession.admission import check_ttl, checked
+from mcpsession.contracts import Backend
+from mcpsession.endings import Endings
+from mcpsession.errors import SessionExistsError, SessionNotFoundError, UnhandledError
+from mcpsession.expiry import ExpiryHandlers
+from mcpsession.initialization import Initializing
+from mcpsession.model import ReplicaId, SessionId, new_session_id
+from mcpsession.records import UNCHANGED, Admission, Change, EndReason, Session, Unchanged
+from mcpsession.session_queries import SessionQueries
+from mcpsession.session_state import SessionState, Turns
+from mcpsession.settings import Settings
+from mcpsession.texts import check_text
+
+OnConflict = Literal["error", "replace", "existing"]
+
+_MANY = 1000
 _ATTEMPTS = 100
 
-State = dict[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What `layer.sessions` works with."""
+
+    backend: Backend
+    settings: Settings
+    endings: Endings
+    handlers: ExpiryHandlers
+    me: Callable[[], ReplicaId]
+    ttl: Callable[[], float | None]
+    """What a session lives without activity, unless it is created with a ttl of its own."""
+    admission: Callable[[], Admission]
+    changed: Callable[[SessionId], None]
+    """Forget here what was known of a session, and ring the others."""
+    cleanup: Callable[[], Awaitable[int]]
 
 
-class Sessions:
-    """Sessions by id, from anywhere: a tool, another service, a shell."""
+class Sessions(SessionQueries, SessionState):
+    """Sessions by id, from anywhere: a tool, another service, a shell.
 
-    def __init__(self, store: SessionStore, me: Callable[[], ReplicaId], ended: Callable[[], None]) -> None:
-        self._store = store
-        self._me = me
-        self._ended = ended
+    As `layer.sessions` it sees those of all owners; `of(owner)` sees one owner's only, and to it a session of another
+    owner, an expired one and one that never was are the same.
+    """
 
-    async def get(self, session_id: SessionId) -> Session | None:
-        """The live session, or None. Does not touch it."""
-        return await self._store.get(session_id)
+    def __init__(self, around: Surroundings, turns: Turns | None = None, *, owner: str | None = None) -> None:
+        backend = around.backend
+        turns = turns or Turns()
+        SessionQueries.__init__(self, backend.directory, owner=owner)
+        SessionState.__init__(
+            self, backend.sessions, turns, max_state_bytes=around.settings.max_state_bytes, owner=owner
+        )
+        self._around = around
+        self._store = backend.sessions
+        self._turns = turns
+        self.initialization = Initializing(
+            backend.initialization, backend.sessions, backend.directory, around.me, around.changed, owner=owner
+        )
 
-    async def touch(self, session_id: SessionId) -> bool:
-        """Count as activity; False if it is not live."""
-        return session_id in await self._store.touch([session_id])
+    def of(self, owner: str) -> Sessions:
+        """The sessions of one owner."""
+        return Sessions(self._around, self._turns, owner=owner)
 
-    async def state(self, session_id: SessionId) -> State:
-        """A copy of the session's state.
+    # Birth
+
+    async def create(
+        self,
+        session_id: SessionId | None = None,
+        *,
+        owner: str | None = None,
+        ttl: float | Unchanged | None = UNCHANGED,
+        metadata: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+        transport: str = "streamable-http",
+        on_conflict: OnConflict = "error",
+    ) -> Session:
+        """Create a session; its id is minted (256 random bits) unless one is given. `ttl=None`: it never expires.
+
+        Where a live session of the same owner has the id, `on_conflict="existing"` returns it; `"replace"` ends it on
+        all replicas and then begins anew. The ids of expired and deleted sessions are free.
+
+        Raises:
+            SessionExistsError: the id is in use (`error.existing`), or a tombstone's, or another owner's.
+            InvalidSessionIdError: no client could send this id.
+            LimitExceededError: too many sessions, or an id, state or metadata too large.
+        """
+        new = self._new(session_id, owner=owner, ttl=ttl, metadata=metadata, state=state, transport=transport)
+        session, _ = await self._enter(new, on_conflict)
+        return session
+
+    async def register(self, session_id: SessionId, **fields: Any) -> Session:
+        """The same with `on_conflict="replace"`: whatever was there, now it is new."""
+        return await self.create(session_id, on_conflict="replace", **fields)
+
+    async def ensure(self, session_id: SessionId, **fields: Any) -> tuple[Session, bool]:
+        """The live session with this id, created if there is none, and whether it was."""
+        return await self._enter(self._new(session_id, **fields), "existing")
+
+    async def create_many(self, sessions: Iterable[Session]) -> Sequence[Session]:
+        """Create all or none, in one statement; of each, id, owner, transport, metadata, state and ttl count.
+
+        `[new_session() for …]` mints ids. Raises what `create` raises.
+        """
+        new = [checked(session, self._around.settings) for session in sessions]
+        for session in new:
+            self._check_owner(session.owner)
+        return await self._insert(new) if new else []
+
+    def new_session(self, session_id: SessionId | None = None, **fields: Any) -> Session:
+        """A session for `create_many`, with the arguments of `create`. It is nowhere yet."""
+        return self._new(session_id, **fields)
+
+    # Life
+
+    async def retrieve(self, session_id: SessionId) -> Session | None:
+        """The live session, whole, counted as activity; None, and nothing revived, if it is not live."""
+        if not await self.touch(session_id):
+            return None
+        return await self.get(session_id)
+
+    async def touch(self, session_id: SessionId, *, strict: bool = False) -> bool:
+        """Count as activity: it lives for at least its ttl from now. False if it is not live.
+
+        Raises SessionNotFoundError instead if `strict`.
+        """
+        alive = session_id in await self._store.touch([session_id], owner=self._owner)
+        return self._alive(session_id, alive, strict=strict)
+
+    async def touch_many(self, session_ids: Iterable[SessionId]) -> set[SessionId]:
+        """Touch many in one statement; returns those that live."""
+        ids = list(session_ids)
+        return set(await self._store.touch(ids, owner=self._owner)) if ids else set()
+
+    async def set_ttl(self, session_id: SessionId, ttl: float | None, *, strict: bool = False) -> bool:
+        """Let it live for `ttl` seconds without activity, from now on, or for ever (None). False if it is not live.
+
+        (And a little longer: touches are written every `touch_flush` seconds, and move the end in coarse steps.)
+
+        Raises ValueError for a ttl that is not above 0; SessionNotFoundError if `strict`.
+        """
+        check_ttl(ttl)
+        around = self._around
+        changed = await self._store.change(session_id, Change(ttl=ttl), owner=self._owner, sender=around.me())
+        around.changed(session_id)
+        return self._alive(session_id, changed, strict=strict)
+
+    async def rotate(self, session_id: SessionId, *, new_owner: str | None = None) -> Session:
+        """Give the session a new id, for when its client has got more rights; optionally a new owner.
+
+        State, metadata, client, subscriptions and streams go with it. The old id is a tombstone: unknown, on all
+        replicas, when this returns; its running calls end with an error.
 
         Raises SessionNotFoundError if it is not live.
         """
-        _, text = await self._load(session_id)
-        return _parsed(text)
+        settings, around = self._around.settings, self._around
+        check_text(new_owner or "")
+        new_id = new_session_id(settings.id_form, settings.id_prefix)
+        with anyio.CancelScope(shield=True):
+            ended = await self._store.rotate(
+                session_id, new_id, owner=self._owner, new_owner=new_owner, sender=around.me()
+            )
+            await around.endings.announce(ended, "terminated")
+        # Whoever rotates may hand the session over to an owner that is not this view's.
+        found = await around.backend.directory.records([new_id]) if ended.sessions else []
+        if not found:
+            raise SessionNotFoundError(session_id)
+        return found[0]
 
-    async def update(self, session_id: SessionId, fn: Callable[[State], State | Awaitable[State] | None]) -> State:
-        """Replace the state by what `fn` makes of it, atomically over all replicas; returns the new state.
+    # Death
 
-        `fn` may change the dict in place and return None. It is called again with the newer state if another update
-        came between. If it raises, nothing is stored.
+    async def delete(self, session_id: SessionId) -> bool:
+        """End the session on all replicas, with all that belongs to it; False if it was not live.
 
-        Raises:
-            SessionNotFoundError: the session is not live.
-            StateConflictError: others changed it at each of many attempts.
+        Returns when every live replica has applied it (or 2 s have passed, after which none can believe it lives) and
+        the expiry handlers are through. Its id is free again.
         """
-        for _ in range(_ATTEMPTS):
-            version, text = await self._load(session_id)
-            state = _parsed(text)
-            made = fn(state)
-            if isinstance(made, Awaitable):
-                made = await made
-            new = state if made is None else made
-            if await self._store.save_state(session_id, version, json.dumps(new, allow_nan=False)) is not None:
-                return new
-        raise StateConflictError(frozenset())
+        return bool(await self._end([session_id], "deleted"))
+
+    async def delete_many(self, session_ids: Iterable[SessionId]) -> set[SessionId]:
+        """Delete many; they end in one statement. Returns those that lived."""
+        return {session.id for session in await self._end(list(session_ids), "deleted")}
 
     async def terminate(self, session_id: SessionId) -> bool:
-        """End the session for good, on all replicas; False if it was not live. Its id can never be used again."""
-        session = await self._store.get(session_id)
-        if session is None:
-            return False
-        ended = await self._store.terminate(session_id, session.owner, sender=self._me())
-        self._ended()
-        return ended is not None
+        """The same as `delete`, for good: a tombstone keeps the id from being used again. So ends a client's DELETE."""
+        return bool(await self._end([session_id], "terminated"))
 
-    async def _load(self, session_id: SessionId) -> tuple[int, str]:
-        loaded = await self._store.load_state(session_id)
-        if loaded is None:
+    async def close(self, session_id: SessionId) -> None:
+        """The same as `delete`, for one that must be there.
+
+        Raises SessionNotFoundError if it was not live.
+        """
+        self._alive(session_id, await self.delete(session_id), strict=True)
+
+    async def clear_all(self, *, confirm: bool = False) -> int:
+        """Delete every live session (of this owner, for `of(owner)`); returns how many. For tests and for moving house.
+
+        Raises ValueError without `confirm=True`.
+        """
+        if confirm is not True:
+            raise ValueError("this ends every session; if that is what you want: clear_all(confirm=True)")
+        cleared, after = 0, ""
+        while page := await self.list(after=after, limit=_MANY):
+            after = page[-1].id
+            cleared += len(await self._end([session.id for session in page], "cleared"))
+        return cleared
+
+    async def cleanup_expired(self) -> int:
+        """Reap now, as the reaper does every minute: handlers told, expired sessions removed. Returns how many."""
+        return await self._around.cleanup()
+
+    # What they have in common
+
+    def _new(
+        self,
+        session_id: SessionId | None,
+        *,
+        owner: str | None = None,
+        ttl: float | Unchanged | None = UNCHANGED,
+        metadata: Mapping[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
+        transport: str = "streamable-http",
+    ) -> Session:
+        settings = self._around.settings
+        ttl = self._around.ttl() if isinstance(ttl, Unchanged) else ttl
+        session = Session(
+            id=new_session_id(settings.id_form, settings.id_prefix) if session_id is None else session_id,
+            owner=(self._owner or "") if owner is None else owner,
+            ttl=ttl,
+            metadata=metadata or {},
+            state=state or {},
+            transport=transport,
+        )
+        self._check_owner(session.owner)
+        return checked(session, settings)
+
+    def _check_owner(self, owner: str) -> None:
+        if self._owner is not None and owner != self._owner:
+            raise ValueError("these are the sessions of one owner; create another's with layer.sessions")
+
+    async def _enter(self, new: Session, on_conflict: OnConflict) -> tuple[Session, bool]:
+        # Every attempt that is lost means that somebody else's create or end came between.
+        for _ in range(_ATTEMPTS):
+            try:
+                [session] = await self._insert([new])
+            except SessionExistsError as error:
+                found = await self._around.backend.directory.records([new.id], include_dead=True)
+                existing = found[0] if found else None
+                if existing is None or existing.status == "expired":
+                    # What was in the way has gone since.
+                    continue
+                # Another owner's is as if it were not there, but that its id is not free.
+                if existing.status != "live" or existing.owner != new.owner:
+                    raise SessionExistsError(new.id) from error
+                if on_conflict == "existing":
+                    return existing, False
+                if on_conflict == "error":
+                    raise SessionExistsError(new.id, existing) from error
+                await self._around.endings.end_and_clear_away([new.id], "replaced", owner=new.owner)
+                continue
+            return session, True
+        raise SessionExistsError(new.id)
+
+    async def _insert(self, new: Sequence[Session]) -> Sequence[Session]:
+        around = self._around
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._store.create(new, admission=around.admission(), handled=bool(around.handlers))
+            except UnhandledError as error:
+                if not await around.handlers.bury(only=error.session_ids):
+                    # Somebody else has them in hand: a moment, and they are claimed or gone.
+                    await anyio.sleep(0.001 * attempt)
+        raise SessionExistsError(new[0].id)
+
+    async def _end(self, session_ids: Sequence[SessionId], reason: EndReason) -> Sequence[Session]:
+        if not session_ids:
+            return []
+        return (await self._around.endings.end_and_clear_away(session_ids, reason, owner=self._owner)).sessions
+
+    def _alive(self, session_id: SessionId, alive: bool, *, strict: bool) -> bool:
+        if strict and not alive:
             raise SessionNotFoundError(session_id)
-        return loaded
-
-
-def _parsed(text: str) -> State:
-    state: State = json.loads(text)
-    return state
+        return alive

@@ -1,15 +1,16 @@
-"""All settings: one frozen object, from arguments or from MCPSESSION_* variables."""
+"""All settings: one frozen object, from arguments, MCPSESSION_* variables or a preset. Each is checked."""
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from mcpsession import allowed, presets
 from mcpsession.errors import ConfigurationError
-
-_PREFIX = "MCPSESSION_"
+from mcpsession.model import IdForm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,10 +23,27 @@ class Settings:
     label: str = ""
     """What this replica calls itself in health and logs."""
 
+    id_form: IdForm = "base64url"
+    """What minted session ids look like: `base64url` (43 characters), `hex` (64) or `uuid4` (36)."""
+    id_prefix: str = ""
     session_ttl: float | None = 3600.0
     """A session ends after this long without a request or an open stream; None: never."""
     max_sessions: int | None = None
-    """Live sessions in the namespace; one more is refused with 503."""
+    """Live sessions in the namespace; one more is refused with 503. Each `initialize` then counts them."""
+    max_sessions_per_owner: int | None = None
+    """Live sessions of one authenticated principal; one more is refused with 429."""
+    max_id_length: int = 128
+    max_state_bytes: int = 262_144
+    """A session's state as JSON text."""
+    max_metadata_bytes: int = 16_384
+    max_metadata_depth: int = 8
+    """`{}` has depth 1."""
+    max_stream_events: int = 100_000
+    """Messages of one request stream; the handler that sends more gets an error."""
+    max_stream_bytes: int = 256 * 1024 * 1024
+    max_streams_per_session: int = 1000
+    """Calls of one session that run at once on one replica; one more is refused with 429."""
+    max_subscriptions_per_session: int = 1000
     touch_flush: float = 5.0
     touch_step: float = 60.0
     """Expiry moves at most this coarsely (and at most a tenth of the ttl)."""
@@ -45,8 +63,11 @@ class Settings:
     poll: float = 1.0
     """How long a lost bell can delay anything."""
     keep_alive: float = 15.0
-    reap_every: float = 60.0
+    reap_every: float | None = 60.0
+    """None or 0: nothing is reaped but by `cleanup_expired()`."""
     reap_batch: int = 1000
+    handler_timeout: float = 30.0
+    """How long one expiry handler may take."""
     drain_grace: float = 25.0
 
     journal_bytes: int = 16 * 1024 * 1024
@@ -71,64 +92,78 @@ class Settings:
     """How long the listener's start-up probe waits for its own echo."""
 
     def __post_init__(self) -> None:
-        for name in ("beat", "dead_after", "cache_lease", "poll", "keep_alive", "touch_flush", "reap_every"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a number of seconds above 0")
-        _require(self.dead_after >= 2 * self.beat, "dead_after", self.dead_after, "at least two beats")
-        _require(
-            0 < self.fence_margin < self.dead_after, "fence_margin", self.fence_margin, "above 0, below dead_after"
-        )
-        _require(self.session_ttl is None or self.session_ttl > 0, "session_ttl", self.session_ttl, "above 0, or None")
-        _require(self.max_sessions is None or self.max_sessions > 0, "max_sessions", self.max_sessions, "above 0")
-        _require(self.durability in ("group", "strict"), "durability", self.durability, "'group' or 'strict'")
-        _require(1 <= len(self.namespace) <= 200, "namespace", self.namespace, "1 to 200 characters")
-        # 63 bytes is what Postgres allows; a replica's id and the namespace's hash follow the prefix.
-        _require(1 <= len(self.channel_prefix.encode()) <= 28, "channel_prefix", self.channel_prefix, "1 to 28 bytes")
-        _require(self.pool_size >= 1, "pool_size", self.pool_size, "at least 1")
-        _require(self.max_message_bytes >= 1024, "max_message_bytes", self.max_message_bytes, "at least 1024")
+        given = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        if refused := allowed.first_refused(given, _KINDS):
+            raise ConfigurationError(refused.name, allowed.shown(given[refused.name]), refused.allowed)
+        for name, value in given.items():
+            if (normal := _normal(name, value, _KINDS[name])) is not value:
+                object.__setattr__(self, name, normal)
 
-    @property
-    def slack(self) -> float:
-        """How much longer than its ttl a session may live, so that coarse touches never cut one short."""
-        return self.touch_flush + self.touch_step
+    def lifetime(self, ttl: float) -> float:
+        """Seconds that a session with this ttl lives from a touch: longer by what touches may come late."""
+        return ttl + self.touch_flush + min(ttl / 10, self.touch_step)
 
     @classmethod
-    def load(cls, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Settings:
-        """Arguments first, then MCPSESSION_<NAME>, then the defaults.
+    def load(
+        cls, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None, *, preset: str | None = None
+    ) -> Settings:
+        """Arguments first, then MCPSESSION_<NAME>, then the preset (or MCPSESSION_PRESET), then the defaults.
 
-        Raises ConfigurationError with the setting's name, the value and what is allowed.
+        A variable that is empty counts as not set; `none` is None, where a setting can be that.
+
+        Raises ConfigurationError with the name of the setting, or of its variable, the value and what is allowed.
         """
         environment = os.environ if environment is None else environment
-        values = {}
-        for setting in fields(cls):
-            variable = _PREFIX + setting.name.upper()
-            if setting.name in arguments:
-                values[setting.name] = arguments[setting.name]
-            elif variable in environment:
-                values[setting.name] = _parse(variable, environment[variable], str(setting.type))
-        if unknown := set(arguments) - {setting.name for setting in fields(cls)}:
-            raise ConfigurationError(
-                sorted(unknown)[0], arguments[sorted(unknown)[0]], "there is no such setting; see mcpsession.settings"
-            )
+        for name in arguments:
+            if name not in _KINDS:
+                raise ConfigurationError(name, allowed.Hidden("…"), _no_such_setting(name))
+        values: dict[str, Any] = {setting.name: setting.default for setting in fields(cls)}
+        if chosen := presets.chosen(preset, environment):
+            values |= presets.PRESETS[chosen]
+        variables = {}
+        for name, kind in _KINDS.items():
+            variable = _PREFIX + name.upper()
+            if name in arguments:
+                values[name] = arguments[name]
+            elif text := environment.get(variable, "").strip():
+                values[name] = _parsed(text, kind)
+                variables[name] = variable
+        if refused := allowed.first_refused(values, _KINDS):
+            name = refused.name
+            raise ConfigurationError(variables.get(name, name), allowed.shown(values[name]), refused.allowed)
         return cls(**values)
 
 
-def _parse(variable: str, text: str, kind: str) -> Any:
-    if "None" in kind and text.lower() in ("", "none", "never"):
+_PREFIX = "MCPSESSION_"
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+# Each setting's annotation, as text.
+_KINDS: Mapping[str, str] = {setting.name: str(setting.type) for setting in fields(Settings)}
+
+
+def _parsed(text: str, kind: str) -> Any:
+    """What the text of a variable means, or the text itself if it means nothing of this kind."""
+    if "None" in kind and text.lower() in ("none", "never", "off"):
         return None
-    if kind == "bool":
-        if text.lower() not in ("1", "true", "yes", "on", "0", "false", "no", "off"):
-            raise ConfigurationError(variable, text, "true or false")
-        return text.lower() in ("1", "true", "yes", "on")
     try:
-        if kind.startswith("int"):
-            return int(text)
-        if kind.startswith("float"):
-            return float(text)
+        match kind.partition(" ")[0]:
+            case "bool":
+                return {**dict.fromkeys(_YES, True), **dict.fromkeys(_NO, False)}.get(text.lower(), text)
+            case "int":
+                return int(text)
+            case "float":
+                return float(text)
     except ValueError:
-        raise ConfigurationError(variable, text, "a number" + (" or 'none'" if "None" in kind else "")) from None
+        pass
     return text
 
 
-def _require(condition: bool, setting: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise ConfigurationError(setting, value, allowed)
+def _normal(name: str, value: Any, kind: str) -> Any:
+    """A value of the kind that its setting says."""
+    if name == "reap_every" and value == 0:
+        return None
+    return float(value) if kind.startswith("float") and isinstance(value, int) else value
+
+
+def _no_such_setting(name: str) -> str:
+    close = difflib.get_close_matches(name, _KINDS, n=1)
+    return "there is no such setting" + (f"; did you mean {close[0]}?" if close else "; see mcpsession.settings")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from mcpsession.contracts import SessionStore
 from mcpsession.model import SessionId
+from mcpsession.session_contracts import SessionStore
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ def add_to(verbs: argparse._SubParsersAction[Any]) -> None:
 
 def run(options: argparse.Namespace) -> None:
     # Alembic is slow to import, and the other verbs do without.
+    from mcpsession.postgres.address import redacted
     from mcpsession.postgres.migrate import current_revision, migrate
-    from mcpsession.postgres.pool import redacted
 
     url: str = options.url or os.environ.get("MCPSESSION_URL", "")
     if not url:

@@ -7,13 +7,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mcpsession.contracts import ReplicaRegistry
+from mcpsession.memory.directory import MemoryDirectory
 from mcpsession.memory.events import MemoryLog
 from mcpsession.memory.holds import MemoryHolds
+from mcpsession.memory.initialization import MemoryInitialization
 from mcpsession.memory.listener import MemoryDoorbell
 from mcpsession.memory.mail import MemoryMailbox
 from mcpsession.memory.reaping import MemoryReaping
 from mcpsession.memory.replicas import MemoryRegistry
 from mcpsession.memory.sessions import MemorySessions
+from mcpsession.memory.subscriptions import MemorySubscriptions
 from mcpsession.memory.tables import Tables
 from mcpsession.settings import Settings
 
@@ -27,6 +30,9 @@ class MemoryBackend:
         self._tables = Tables(settings)
         self._settings = settings
         self.sessions = MemorySessions(self._tables, settings)
+        self.initialization = MemoryInitialization(self._tables)
+        self.directory = MemoryDirectory(self._tables)
+        self.subscriptions = MemorySubscriptions(self._tables)
         self.log = MemoryLog(self._tables)
         self.holds = MemoryHolds(self._tables)
         self.mailbox = MemoryMailbox(self._tables, settings)

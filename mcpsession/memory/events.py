@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from mcpsession.memory.tables import EventRow, StreamRow, Tables, check_texts
+from mcpsession.memory.rows import EventRow, StreamRow
+from mcpsession.memory.tables import Tables, check_messages
 from mcpsession.model import (
     STANDALONE,
     Accepted,
@@ -29,8 +30,8 @@ class MemoryLog:
         self._tables = tables
 
     async def write(self, batch: Batch, *, producer: ReplicaId) -> Sequence[Accepted]:
-        check_texts(event for opened in batch.opened for event in opened.events)
-        check_texts(event for appended in batch.appended for event in appended.events)
+        check_messages(event for opened in batch.opened for event in opened.events)
+        check_messages(event for appended in batch.appended for event in appended.events)
         with self._tables.lock:
             # Appends first: they reach what was there before the batch, as one statement in Postgres would.
             rows = [self._append(part, producer) for part in batch.appended]
@@ -67,7 +68,7 @@ class MemoryLog:
             return row is not None and row.producer == producer and row.last_seq >= last_seq
 
     async def append_standalone(self, appends: Sequence[tuple[SessionId, NewEvent]]) -> Mapping[SessionId, ReplicaId]:
-        check_texts(event for _, event in appends)
+        check_messages(event for _, event in appends)
         holders: dict[SessionId, ReplicaId] = {}
         with self._tables.lock:
             for session_id, event in appends:

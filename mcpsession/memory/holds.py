@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 
 from mcpsession.errors import HoldRefusedError
-from mcpsession.memory.tables import StreamRow, Tables
+from mcpsession.memory.rows import StreamRow
+from mcpsession.memory.tables import Tables
 from mcpsession.model import STANDALONE, Hold, ReplicaId, SessionId
 
 # Two take-overs of a living holder within this time are two clients that fight; a third is refused.

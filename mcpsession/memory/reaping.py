@@ -1,4 +1,4 @@
-"""Removes what expired, in memory.
+"""Removes what expired, and what belonged to sessions that were ended, in memory.
 
 Costs a look at every session; streams and mail lie in the order in which they expire.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 
-from mcpsession.memory.tables import SessionRow, Tables
-from mcpsession.model import Reaped, ReplicaId, Session, SessionId
+from mcpsession.memory.rows import SessionRow
+from mcpsession.memory.tables import Tables
+from mcpsession.model import Reaped, ReplicaId, SessionId
+from mcpsession.records import Session
 
 # The death stays on record for so long, for whoever still asks; then a replica that is missing counts as dead as well.
 _REMEMBERED = 3600.0
@@ -34,49 +35,70 @@ class MemoryReaping:
                 replicas=self._reap_replicas(limit, now),
             )
 
-    async def claim(self, limit: int, *, by: ReplicaId) -> Sequence[Session]:
+    async def claim(
+        self, limit: int, *, by: ReplicaId, busy: Collection[SessionId] = (), only: Sequence[SessionId] | None = None
+    ) -> Sequence[Session]:
         with self._tables.lock:
-            now = time.monotonic()
-            expired = (
+            skipped, chosen = set(busy), None if only is None else set(only)
+            waiting = (
                 row
-                for row in self._tables.sessions.values()
-                if not row.terminated and (row.claimed_by == by or self._free(row, now))
+                for row in self._expired(time.monotonic())
+                if row.session.id not in skipped
+                and (chosen is None or row.session.id in chosen)
+                and self._awaits_handlers(row, by)
             )
-            claimed = list(islice(expired, limit))
+            claimed = list(islice(waiting, limit))
             for row in claimed:
                 row.claimed_by = by
-            return [
-                replace(row.session, status="expired", remaining=None, last_active_at=row.last_active_at)
-                for row in claimed
-            ]
+            return [row.last_record() for row in claimed]
 
-    async def remove(self, session_ids: Sequence[SessionId], *, by: ReplicaId) -> int:
+    def _expired(self, now: float) -> Iterator[SessionRow]:
+        """All whose time has come: expired, ended, or tombstones for long enough. What is claimed is among them."""
+        return (row for row in self._tables.sessions.values() if row.expires.tick <= now)
+
+    def _awaits_handlers(self, row: SessionRow, by: ReplicaId) -> bool:
+        """Expired and claimed by nobody, or claimed by one who died, or by this replica, which did not finish."""
+        if row.claimed_by is None:
+            return row.session.status == "live"
+        return row.claimed_by == by or self._tables.is_dead(row.claimed_by)
+
+    async def idle(self, idle_for: float, after: SessionId, limit: int) -> tuple[Sequence[SessionId], SessionId | None]:
         with self._tables.lock:
-            rows = [(session_id, self._tables.sessions.get(session_id)) for session_id in session_ids]
-            return self._remove([session_id for session_id, row in rows if row is not None and row.claimed_by == by])
+            since = time.monotonic() - idle_for
+            rows = list(islice(self._tables.living_after(after), limit))
+            last = rows[-1].session.id if len(rows) == limit else None
+            return [row.session.id for row in rows if row.active.tick <= since], last
 
-    def _free(self, row: SessionRow, now: float) -> bool:
-        """Expired, and claimed by nobody who lives."""
-        return row.expires_at <= now and self._tables.is_dead(row.claimed_by)
+    async def remove(self, sessions: Sequence[tuple[SessionId, int]], *, by: ReplicaId) -> int:
+        with self._tables.lock:
+            now = time.monotonic()
+            rows = [
+                row
+                for session_id, incarnation in dict.fromkeys(sessions)
+                if (row := self._tables.sessions.get(session_id)) is not None
+                and row.session.incarnation == incarnation
+                and (row.session.status != "live" or row.expires.tick <= now)
+                and (row.claimed_by == by or self._tables.is_dead(row.claimed_by))
+            ]
+            return self._remove(rows)
 
     def _reap_sessions(self, limit: int, now: float, handled: bool) -> int:
+        # A claim of a replica that died is none; but its handlers are owed, if there are any.
         expired = (
-            session_id
-            for session_id, row in self._tables.sessions.items()
-            if self._free(row, now) and (row.terminated or not handled)
+            row
+            for row in self._expired(now)
+            if self._tables.is_dead(row.claimed_by)
+            and not (handled and (row.session.status == "live" or row.claimed_by is not None))
         )
         return self._remove(list(islice(expired, limit)))
 
-    def _remove(self, session_ids: Sequence[SessionId]) -> int:
-        for session_id in session_ids:
-            del self._tables.sessions[session_id]
-            self._remove_streams(session_id)
-        return len(session_ids)
-
-    def _remove_streams(self, session_id: SessionId) -> None:
-        for row in self._tables.streams.pop(session_id, {}).values():
-            if self._tables.running.get(key := (session_id, row.request_ids)) is row:
-                del self._tables.running[key]
+    def _remove(self, rows: Sequence[SessionRow]) -> int:
+        for row in rows:
+            if self._tables.is_tombstone(row):
+                self._tables.entomb(row)
+            else:
+                self._tables.delete(row.session.id)
+        return len(rows)
 
     def _reap_streams(self, limit: int, now: float) -> int:
         expiring, reaped = self._tables.expiring, 0

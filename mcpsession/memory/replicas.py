@@ -10,7 +10,8 @@ import time
 
 from mcpsession.errors import StoreError
 from mcpsession.memory.mail import seen_until
-from mcpsession.memory.tables import ReplicaRow, Tables
+from mcpsession.memory.rows import ReplicaRow
+from mcpsession.memory.tables import Tables
 from mcpsession.model import Pulse, Replica, ReplicaId
 from mcpsession.settings import Settings
 

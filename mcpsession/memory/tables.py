@@ -9,77 +9,15 @@ from __future__ import annotations
 import heapq
 import threading
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 
 from mcpsession.errors import StoreError
-from mcpsession.model import STANDALONE, Mail, NewEvent, ReplicaId, Session, SessionId, StreamId
+from mcpsession.memory.rows import MailRow, ReplicaRow, SessionRow, StreamRow
+from mcpsession.model import STANDALONE, Mail, NewEvent, ReplicaId, SessionId, StreamId
 from mcpsession.settings import Settings
-
-
-def utc_now() -> datetime:
-    """The time for display; what expires is compared on the monotonic clock."""
-    return datetime.now(UTC)
-
-
-@dataclass(slots=True, eq=False)
-class SessionRow:
-    session: Session
-    expires_at: float
-    last_active_at: datetime
-    terminated: bool = False
-    claimed_by: ReplicaId | None = None
-    state: str = "{}"
-    version: int = 1
-
-
-@dataclass(slots=True, eq=False)
-class EventRow:
-    seq: int
-    message: str
-    request_of: ReplicaId | None
-
-
-@dataclass(slots=True, eq=False)
-class StreamRow:
-    session_id: SessionId
-    id: StreamId
-    request_ids: tuple[str, ...] = ()
-    answered_ids: set[str] = field(default_factory=set)
-    producer: ReplicaId | None = None
-    reader: ReplicaId | None = None
-    last_seq: int = 0
-    events: list[EventRow] = field(default_factory=list)
-    finished: bool = False
-    taken_over: bool = False
-    expires_at: float | None = None
-    holder: ReplicaId | None = None
-    previous_holder: ReplicaId | None = None
-    holder_epoch: int = 0
-    released_epoch: int = 0
-    takes: list[float] = field(default_factory=list)
-    delivered_seq: int = 0
-    delivered_news: str = ""
-
-    def append(self, event: NewEvent) -> None:
-        self.last_seq += 1
-        self.events.append(EventRow(self.last_seq, event.message, event.request_of))
-        if event.answers is not None:
-            self.answered_ids.add(event.answers)
-
-
-@dataclass(slots=True, eq=False)
-class MailRow:
-    mail: Mail
-    expires_at: float
-
-
-@dataclass(slots=True, eq=False)
-class ReplicaRow:
-    beats: int = 0
-    dead_at: float | None = None
 
 
 class Tables:
@@ -88,10 +26,14 @@ class Tables:
     def __init__(self, settings: Settings) -> None:
         self.lock = threading.Lock()
         self.sessions: dict[SessionId, SessionRow] = {}
+        # Their ids in order, for pages.
+        self.session_ids: list[SessionId] = []
         self.streams: dict[SessionId, dict[StreamId, StreamRow]] = {}
         # The unfinished request streams by what makes them unique: no two of a session answer the same requests.
         self.running: dict[tuple[SessionId, tuple[str, ...]], StreamRow] = {}
         self.expiring: list[tuple[float, int, StreamRow]] = []
+        self.subscriptions: dict[SessionId, set[str]] = {}
+        self.subscribers: dict[str, set[SessionId]] = {}
         self.inboxes: dict[int, MailRow] = {}
         self.broadcasts: list[MailRow] = []
         self.replicas: dict[ReplicaId, ReplicaRow] = {}
@@ -102,13 +44,100 @@ class Tables:
         self._ties = count()
         self._stream_ttl = settings.stream_ttl
         self._mail_ttl = settings.mail_ttl
+        self._tombstone_ttl = settings.tombstone_ttl
 
-    def live(self, session_id: SessionId) -> SessionRow | None:
-        """The session if it lives: the one predicate."""
+    # Sessions
+
+    def live(self, session_id: SessionId, owner: str | None = None) -> SessionRow | None:
+        """The session if it lives, and is of this owner if one is given."""
         row = self.sessions.get(session_id)
-        if row is None or row.terminated or row.claimed_by is not None or row.expires_at <= time.monotonic():
+        if row is None or not row.is_live(time.monotonic()) or owner not in (None, row.session.owner):
             return None
         return row
+
+    def living(self) -> Iterator[SessionRow]:
+        now = time.monotonic()
+        return (row for row in self.sessions.values() if row.is_live(now))
+
+    def living_after(self, session_id: SessionId) -> Iterator[SessionRow]:
+        """Those that live with ids past this one, in order of their ids."""
+        now, ids = time.monotonic(), self.session_ids
+        rows = (self.sessions[ids[place]] for place in range(bisect_right(ids, session_id), len(ids)))
+        return (row for row in rows if row.is_live(now))
+
+    def insert(self, row: SessionRow) -> None:
+        """Enter a session in place of a dead one; nothing that belonged to that one stays."""
+        self.delete(row.session.id)
+        self.sessions[row.session.id] = row
+        insort(self.session_ids, row.session.id)
+
+    def delete(self, session_id: SessionId) -> None:
+        """Remove a session, if there is one, with all that belongs to it."""
+        self.strip(session_id)
+        if self.sessions.pop(session_id, None) is not None:
+            del self.session_ids[bisect_left(self.session_ids, session_id)]
+
+    def strip(self, session_id: SessionId) -> None:
+        """Remove streams, events and subscriptions of a session."""
+        for stream in self.streams.pop(session_id, {}).values():
+            self._stop(stream)
+        for uri in self.subscriptions.pop(session_id, ()):
+            self._unlink(session_id, uri)
+
+    def is_tombstone(self, row: SessionRow) -> bool:
+        """Whether a session was terminated so short a time ago that its id is blocked."""
+        if row.session.status != "terminated" or row.ended is None:
+            return False
+        return row.ended.tick + self._tombstone_ttl > time.monotonic()
+
+    def entomb(self, row: SessionRow) -> None:
+        """Leave a tombstone of a terminated session, and nothing else."""
+        self.strip(row.session.id)
+        row.session = replace(row.session, client_params=None)
+        row.metadata = row.state = "{}"
+        row.claimed_by = None
+        if row.ended is not None:
+            row.expires = row.ended.later(self._tombstone_ttl)
+
+    def move(self, old: SessionId, new: SessionId) -> None:
+        """Give streams, events and subscriptions of one session to another, which has none."""
+        for stream in (streams := self.streams.pop(old, {})).values():
+            running = self._stop(stream)
+            stream.session_id = new
+            # The holder hears that the old session ended; nobody waits for it.
+            stream.holder, stream.released_epoch = None, stream.holder_epoch
+            if running:
+                self.running[new, stream.request_ids] = stream
+        self.streams[new] = streams
+        for uri in (uris := self.subscriptions.pop(old, set())):
+            self._unlink(old, uri)
+            self.subscribers.setdefault(uri, set()).add(new)
+        if uris:
+            self.subscriptions[new] = uris
+
+    # Subscriptions
+
+    def link(self, session_id: SessionId, uri: str) -> None:
+        self.subscriptions.setdefault(session_id, set()).add(uri)
+        self.subscribers.setdefault(uri, set()).add(session_id)
+
+    def unlink(self, session_id: SessionId, uri: str) -> bool:
+        uris = self.subscriptions.get(session_id, set())
+        if uri not in uris:
+            return False
+        uris.remove(uri)
+        if not uris:
+            del self.subscriptions[session_id]
+        self._unlink(session_id, uri)
+        return True
+
+    def _unlink(self, session_id: SessionId, uri: str) -> None:
+        subscribers = self.subscribers[uri]
+        subscribers.remove(session_id)
+        if not subscribers:
+            del self.subscribers[uri]
+
+    # Streams
 
     def standalone(self, session_id: SessionId) -> StreamRow | None:
         """The open standalone stream of a session that lives."""
@@ -125,16 +154,27 @@ class Tables:
 
     def finish(self, stream: StreamRow, *, ttl: float | None = None) -> None:
         """End a stream: from now on its ttl runs."""
-        if self.running.get(key := (stream.session_id, stream.request_ids)) is stream:
-            del self.running[key]
+        self._stop(stream)
         stream.finished = True
         stream.expires_at = time.monotonic() + (self._stream_ttl if ttl is None else ttl)
         heapq.heappush(self.expiring, (stream.expires_at, next(self._ties), stream))
+
+    def _stop(self, stream: StreamRow) -> bool:
+        """Take a stream from those that run; False if it was none of them."""
+        if is_running := self.running.get(key := (stream.session_id, stream.request_ids)) is stream:
+            del self.running[key]
+        return is_running
+
+    # Replicas and their mail
 
     def is_dead(self, replica: ReplicaId | None) -> bool:
         """Whether a replica is recorded dead, or so long ago that the record is gone."""
         row = self.replicas.get(replica) if replica is not None else None
         return row is None or row.dead_at is not None
+
+    def alive(self) -> tuple[ReplicaId, ...]:
+        """The replicas that are not recorded dead, sorted."""
+        return tuple(sorted(replica for replica, row in self.replicas.items() if row.dead_at is None))
 
     def post(self, *mails: Mail) -> int:
         """Keep mail as one transaction; returns the last one's id."""
@@ -151,16 +191,25 @@ class Tables:
         return mail_id
 
 
-def check_texts(events: Iterable[NewEvent]) -> None:
+def check_messages(events: Iterable[NewEvent]) -> None:
+    """Refuse messages as Postgres would.
+
+    Raises StoreError for a NUL character or a lone surrogate.
+    """
+    check_texts(*(event.message for event in events))
+
+
+def check_texts(*texts: str | None) -> None:
     """Refuse what Postgres would: what is stored here must be storable there.
 
     Raises StoreError for a NUL character or a lone surrogate.
     """
-    for event in events:
-        if "\x00" in event.message:
+    for text in texts:
+        if text is None or (text.isascii() and "\x00" not in text):
+            continue
+        if "\x00" in text:
             raise StoreError("text with a NUL character", "22021")
-        if not event.message.isascii():
-            try:
-                event.message.encode()
-            except UnicodeEncodeError as error:
-                raise StoreError("text with a lone surrogate", "22021") from error
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise StoreError("text with a lone surrogate", "22021") from error

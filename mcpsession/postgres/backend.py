@@ -9,16 +9,21 @@ from pathlib import Path
 import anyio.abc
 from anyio import to_thread
 
+from mcpsession.postgres.address import Address
+from mcpsession.postgres.directory import PostgresDirectory
 from mcpsession.postgres.embedded import embedded_postgres
 from mcpsession.postgres.events import PostgresLog
 from mcpsession.postgres.holds import PostgresHolds
+from mcpsession.postgres.initialization import PostgresInitialization
+from mcpsession.postgres.link import Link
 from mcpsession.postgres.listener import PostgresDoorbell, beside
 from mcpsession.postgres.mail import PostgresMailbox
 from mcpsession.postgres.migrate import check_schema, migrate
-from mcpsession.postgres.pool import Address, Database, Link
+from mcpsession.postgres.pool import Database
 from mcpsession.postgres.reaping import PostgresReaping
 from mcpsession.postgres.replicas import PostgresRegistry
 from mcpsession.postgres.sessions import PostgresSessions
+from mcpsession.postgres.subscriptions import PostgresSubscriptions
 from mcpsession.settings import Settings
 
 
@@ -35,6 +40,9 @@ class PostgresBackend:
         self._journal = Link(self._database.address)
         self._notifier = Link(self._database.address)
         self.sessions = PostgresSessions(self._database, settings)
+        self.initialization = PostgresInitialization(self._database, settings)
+        self.directory = PostgresDirectory(self._database, settings)
+        self.subscriptions = PostgresSubscriptions(self._database, settings)
         self.log = PostgresLog(self._database, self._journal, settings)
         self.holds = PostgresHolds(self._database, settings)
         self.mailbox = PostgresMailbox(self._database, settings)

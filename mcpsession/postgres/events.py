@@ -22,7 +22,8 @@ from mcpsession.model import (
     StreamId,
     StreamState,
 )
-from mcpsession.postgres.pool import Database, Link
+from mcpsession.postgres.link import Link
+from mcpsession.postgres.pool import Database
 from mcpsession.settings import Settings
 
 # Separates request ids, which are JSON texts and hence never hold it: one text a stream keeps the arrays rectangular.

@@ -25,7 +25,9 @@ import asyncpg
 
 from mcpsession.errors import ListenerError, StoreUnavailableError
 from mcpsession.model import Bell, ReplicaId
-from mcpsession.postgres.pool import Address, Connection, Link, close
+from mcpsession.postgres.address import Address
+from mcpsession.postgres.link import Link, close
+from mcpsession.postgres.pool import Connection
 from mcpsession.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import asyncpg
 
 from mcpsession.errors import ConfigurationError, SchemaError
-from mcpsession.postgres.pool import Address, Connection, close, redacted, translate
+from mcpsession.postgres.address import Address, redacted, translate
+from mcpsession.postgres.link import close
+from mcpsession.postgres.pool import Connection
 from mcpsession.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The revision that this version's SQL was written for; a test holds it equal to the newest script's.
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 
 # Any number will do that other programs are unlikely to lock in the same database: the bytes of "mcpsessn".
 LOCK_KEY: Final = int.from_bytes(b"mcpsessn", "big")

@@ -6,32 +6,34 @@ locked in order of their keys, so that any number of replicas may reap at once; 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from mcpsession.model import Reaped, ReplicaId, Session, SessionId
+from mcpsession.model import Reaped, ReplicaId, SessionId
 from mcpsession.postgres.pool import Database
+from mcpsession.postgres.records import COLUMNS, session_of
+from mcpsession.postgres.removal import remove
+from mcpsession.records import Session
 from mcpsession.settings import Settings
 
-# A claim of a replica that died is none.
+# A claim of a replica that died is none. $3: those that handlers are owed for are left to who has handlers.
 EXPIRED_SESSIONS = """
-SELECT s.id
+SELECT s.id, s.incarnation
 FROM mcpsession.sessions s
-WHERE s.namespace = $1 AND s.expires_at < now() AND ($3::bool IS FALSE OR s.status <> 'live')
-    AND NOT EXISTS (
-        SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL)
+WHERE s.namespace = $1 AND s.expires_at < now()
+    AND CASE WHEN $3::bool THEN s.status <> 'live' AND s.claimed_by IS NULL
+        ELSE s.claimed_by IS NULL OR NOT EXISTS (
+            SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL) END
 ORDER BY s.expires_at
 LIMIT $2
 """
 
 # Each goes to one: whoever comes second passes over the rows that the first has locked.
-CLAIM = """
+CLAIM = f"""
 WITH expired AS (
     SELECT s.id
     FROM mcpsession.sessions s
-    WHERE s.namespace = $1 AND s.status = 'live' AND s.expires_at < now()
-        AND (s.claimed_by = $2 OR NOT EXISTS (
-            SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL))
+    WHERE s.namespace = $1 AND s.status = 'live' AND s.expires_at < now() AND s.claimed_by IS NULL
+        AND s.id <> ALL($4::text[]) AND ($5::text[] IS NULL OR s.id = ANY($5))
     ORDER BY s.expires_at
     LIMIT $3
     FOR UPDATE SKIP LOCKED
@@ -40,40 +42,35 @@ UPDATE mcpsession.sessions s
 SET claimed_by = $2, claimed_at = now()
 FROM expired
 WHERE s.namespace = $1 AND s.id = expired.id
-RETURNING s.id, s.owner, s.incarnation, s.protocol_version, s.client_params, s.initialized, s.log_level, s.metadata,
-    s.ttl, s.created_at, s.last_active_at
+RETURNING {COLUMNS}
 """
 
-# Locks first, deletes in the next statement of the transaction: its snapshot then sees every event of those streams,
-# also what a journal wrote while we waited for its lock. In one statement such an event would stay for ever.
-LOCK_SESSIONS = """
-SELECT s.id
-FROM mcpsession.sessions s
-WHERE s.namespace = $1 AND s.id = ANY($2::text[]) AND s.expires_at < now()
-    AND (s.claimed_by IS NOT DISTINCT FROM $3::text OR NOT EXISTS (
-        SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL))
-ORDER BY s.id
-FOR UPDATE OF s
-"""
-
-LOCK_STREAMS_OF_SESSIONS = """
-SELECT id
-FROM mcpsession.streams
-WHERE namespace = $1 AND session_id = ANY($2::text[])
-ORDER BY session_id, id
-FOR UPDATE
-"""
-
-DELETE_SESSIONS = """
-WITH events_gone AS (
-    DELETE FROM mcpsession.events WHERE namespace = $1 AND session_id = ANY($2::text[])
-), streams_gone AS (
-    DELETE FROM mcpsession.streams WHERE namespace = $1 AND session_id = ANY($2::text[])
-), subscriptions_gone AS (
-    DELETE FROM mcpsession.subscriptions WHERE namespace = $1 AND session_id = ANY($2::text[])
+# What a dead replica had claimed, or this one and lost sight of, is owed still.
+CLAIM_OWED = f"""
+WITH owed AS (
+    SELECT s.id
+    FROM mcpsession.sessions s
+    WHERE s.namespace = $1 AND s.claimed_by IS NOT NULL
+        AND s.id <> ALL($4::text[]) AND ($5::text[] IS NULL OR s.id = ANY($5))
+        AND (s.claimed_by = $2 OR NOT EXISTS (
+            SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL))
+    LIMIT $3
+    FOR UPDATE SKIP LOCKED
 )
-DELETE FROM mcpsession.sessions
-WHERE namespace = $1 AND id = ANY($2::text[])
+UPDATE mcpsession.sessions s
+SET claimed_by = $2, claimed_at = now()
+FROM owed
+WHERE s.namespace = $1 AND s.id = owed.id
+RETURNING {COLUMNS}
+"""
+
+# last_active_at is in no index: this walks along the key, so many rows a statement.
+IDLE = """
+SELECT s.id, s.last_active_at <= now() - make_interval(secs => $3::float8) AS idle
+FROM mcpsession.sessions s
+WHERE s.namespace = $1 AND s.id > $2 AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now()
+ORDER BY s.id
+LIMIT $4
 """
 
 EXPIRED_STREAMS = """
@@ -140,6 +137,7 @@ class PostgresReaping:
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
+        self._settings = settings
         self._namespace = settings.namespace
 
     async def reap(self, limit: int, *, handled: bool = False) -> Reaped:
@@ -150,26 +148,25 @@ class PostgresReaping:
             replicas=len(await self._database.fetch(DELETE_REPLICAS, self._namespace, limit)),
         )
 
-    async def claim(self, limit: int, *, by: ReplicaId) -> Sequence[Session]:
-        return [
-            Session(metadata=json.loads(values.pop("metadata")), status="expired", **values)
-            for values in map(dict, await self._database.fetch(CLAIM, self._namespace, by, limit))
-        ]
+    async def claim(
+        self, limit: int, *, by: ReplicaId, busy: Collection[SessionId] = (), only: Sequence[SessionId] | None = None
+    ) -> Sequence[Session]:
+        args = (self._namespace, by, limit, list(busy), None if only is None else list(only))
+        # The owed are few, and have waited for longer.
+        rows = await self._database.fetch(CLAIM_OWED, *args) or await self._database.fetch(CLAIM, *args)
+        return [session_of(row) for row in rows]
 
-    async def remove(self, session_ids: Sequence[SessionId], *, by: ReplicaId) -> int:
-        return await self._delete_sessions(session_ids, by)
+    async def idle(self, idle_for: float, after: SessionId, limit: int) -> tuple[Sequence[SessionId], SessionId | None]:
+        rows = await self._database.fetch(IDLE, self._namespace, after, idle_for, limit)
+        return [row["id"] for row in rows if row["idle"]], rows[-1]["id"] if len(rows) == limit else None
+
+    async def remove(self, sessions: Sequence[tuple[SessionId, int]], *, by: ReplicaId) -> int:
+        return await remove(self._database, self._settings, sessions, by=by)
 
     async def _reap_sessions(self, limit: int, handled: bool) -> int:
         rows = await self._database.fetch(EXPIRED_SESSIONS, self._namespace, limit, handled)
-        return await self._delete_sessions([row["id"] for row in rows], None) if rows else 0
-
-    async def _delete_sessions(self, session_ids: Sequence[SessionId], claimant: ReplicaId | None) -> int:
-        async with self._database.transaction() as connection:
-            rows = await connection.fetch(LOCK_SESSIONS, self._namespace, list(session_ids), claimant)
-            ours = [row["id"] for row in rows]
-            await connection.execute(LOCK_STREAMS_OF_SESSIONS, self._namespace, ours)
-            await connection.execute(DELETE_SESSIONS, self._namespace, ours)
-        return len(ours)
+        keys = [(row["id"], row["incarnation"]) for row in rows]
+        return await remove(self._database, self._settings, keys, by=None) if keys else 0
 
     async def _reap_streams(self, limit: int) -> int:
         keys = await self._database.fetch(EXPIRED_STREAMS, self._namespace, limit)

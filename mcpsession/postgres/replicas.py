@@ -7,8 +7,8 @@ that a crash of the server takes back harms nobody: the next one counts on. Henc
 from __future__ import annotations
 
 from mcpsession.model import Pulse, Replica, ReplicaId
+from mcpsession.postgres.link import Link
 from mcpsession.postgres.mail import parse_position
-from mcpsession.postgres.pool import Link
 from mcpsession.settings import Settings
 
 JOIN = """
@@ -16,6 +16,7 @@ INSERT INTO mcpsession.replicas (namespace, id, label)
 VALUES ($1, $2, $3)
 """
 
+# Sorted, though any news would do: with EXISTS the planner expects some soon, and reads the table when there is none.
 # A position that grows old in silence would be lost (mail_ttl); past half of it the beat asks for a fresh look, too.
 BEAT = """
 WITH relaxed AS MATERIALIZED (
@@ -31,11 +32,14 @@ SELECT EXISTS (SELECT FROM beaten) AS alive,
     EXISTS (SELECT FROM mcpsession.mail m WHERE m.namespace = $1 AND m.recipient = $2) AS mail,
     $3::text IS NOT NULL AND (
         to_timestamp($4::float8) < now() - make_interval(secs => $5::float8 / 2)
-        OR EXISTS (
-            SELECT FROM mcpsession.mail m
+        OR (
+            SELECT m.id
+            FROM mcpsession.mail m
             WHERE m.namespace = $1 AND m.recipient IS NULL
                 AND m.xid >= pg_snapshot_xmin($3::text::pg_snapshot)
-                AND NOT pg_visible_in_snapshot(m.xid, $3::text::pg_snapshot))) AS news,
+                AND NOT pg_visible_in_snapshot(m.xid, $3::text::pg_snapshot)
+            ORDER BY m.xid
+            LIMIT 1) IS NOT NULL) AS news,
     coalesce(others.ids, '{}') AS ids, coalesce(others.beats, '{}') AS beats
 FROM (
     SELECT array_agg(r.id) AS ids, array_agg(r.beats) AS beats

@@ -75,9 +75,14 @@ SESSIONS = Table(
     _text("end_reason", nullable=True),
     _text("claimed_by", nullable=True),
     _time("claimed_at", nullable=True),
-    CheckConstraint("status IN ('live', 'terminated')", name="sessions_status_known"),
+    _text("failure", nullable=True),
+    _text("init_claim", nullable=True),
+    _time("init_claim_until", nullable=True),
+    CheckConstraint("status IN ('live', 'terminated', 'removed')", name="sessions_status_known"),
     # The reaper's way in. last_active_at is in no index, so that most touches stay HOT.
-    Index("sessions_expiry", "expires_at"),
+    Index("sessions_expiry", "namespace", "expires_at"),
+    Index("sessions_owner", "namespace", "owner", "id", postgresql_where=text("status = 'live'")),
+    Index("sessions_claimed", "namespace", "claimed_by", postgresql_where=text("claimed_by IS NOT NULL")),
     postgresql_with={
         "fillfactor": 75,
         "autovacuum_vacuum_scale_factor": 0.02,
@@ -126,7 +131,7 @@ STREAMS = Table(
         "producer",
         postgresql_where=text("finished_at IS NULL AND producer IS NOT NULL"),
     ),
-    Index("streams_expiry", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
+    Index("streams_expiry", "namespace", "expires_at", postgresql_where=text("expires_at IS NOT NULL")),
     postgresql_with={
         "fillfactor": 75,
         "autovacuum_vacuum_scale_factor": 0.02,
@@ -166,7 +171,7 @@ MAIL = Table(
     _time("expires_at"),
     Index("mail_inbox", "namespace", "recipient", "id", postgresql_where=text("recipient IS NOT NULL")),
     Index("mail_broadcast", "namespace", "xid", postgresql_where=text("recipient IS NULL")),
-    Index("mail_expiry", "expires_at"),
+    Index("mail_expiry", "namespace", "expires_at"),
     postgresql_with={"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_cost_delay": 0},
 )
 
@@ -190,5 +195,5 @@ SUBSCRIPTIONS = Table(
     _text("session_id", key=True),
     _text("uri", key=True),
     _time("created_at", default="now()"),
-    Index("subscriptions_by_uri", "namespace", "uri"),
+    Index("subscriptions_by_uri", "namespace", "uri", "session_id"),
 )

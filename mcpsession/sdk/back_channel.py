@@ -19,6 +19,7 @@ from mcp.shared.dispatcher import ProgressFnT
 from mcp_types import ErrorData
 
 from mcpsession.model import ReplicaId, SessionId
+from mcpsession.records import Session
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,9 @@ def waiting_replica(request_id: object) -> ReplicaId | None:
 class Waiter:
     """One unanswered question."""
 
-    def __init__(self, on_progress: ProgressFnT | None) -> None:
+    def __init__(self, incarnation: int, on_progress: ProgressFnT | None) -> None:
+        self.incarnation = incarnation
+        """The asking session's; another one may come to have the same id."""
         self._on_progress = on_progress
         self._outcome: Outcome | None = None
         self._reports: deque[tuple[float, float | None, str | None]] = deque(maxlen=_MOST_REPORTS)
@@ -85,12 +88,12 @@ class Waiters:
         return len(self._waiters)
 
     @contextmanager
-    def waiting(self, session_id: SessionId, request_id: str, on_progress: ProgressFnT | None) -> Iterator[Waiter]:
-        waiter = self._waiters[session_id, request_id] = Waiter(on_progress)
+    def waiting(self, session: Session, request_id: str, on_progress: ProgressFnT | None) -> Iterator[Waiter]:
+        waiter = self._waiters[session.id, request_id] = Waiter(session.incarnation, on_progress)
         try:
             yield waiter
         finally:
-            del self._waiters[session_id, request_id]
+            del self._waiters[session.id, request_id]
 
     def find(self, session_id: SessionId, request_id: str) -> Waiter | None:
         return self._waiters.get((session_id, request_id))
@@ -102,8 +105,8 @@ class Waiters:
             waiter.answer(outcome)
         return waiter is not None
 
-    def fail_session(self, session_id: SessionId, error: ErrorData) -> None:
+    def fail_session(self, session_id: SessionId, incarnation: int, error: ErrorData) -> None:
         """Nobody will answer: the session has ended."""
         for (waiting_session, _), waiter in list(self._waiters.items()):
-            if waiting_session == session_id:
+            if waiting_session == session_id and waiter.incarnation == incarnation:
                 waiter.answer(error)

@@ -9,11 +9,13 @@ from contextvars import ContextVar
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 from mcp.server.mcpserver.exceptions import ToolError
 
-from mcpsession.contracts import SessionStore
 from mcpsession.errors import SessionNotFoundError, StateConflictError
-from mcpsession.model import Session
+from mcpsession.records import Session
+from mcpsession.session_contracts import SessionStore
+from mcpsession.session_state import state_text
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,10 @@ class CurrentSession:
     leaves, so the session's next request sees it on any replica. Requests that never ask pay nothing.
     """
 
-    def __init__(self, session: Session, store: SessionStore) -> None:
+    def __init__(self, session: Session, store: SessionStore, *, max_state_bytes: int) -> None:
         self._session = session
         self._store = store
+        self._max_state_bytes = max_state_bytes
         self._version = 0
         self._loaded: str | None = None
         self._state: dict[str, Any] = {}
@@ -70,6 +73,7 @@ class CurrentSession:
         Raises:
             StateConflictError: another request changed the same key at the same time; nothing was stored.
             SessionNotFoundError: the session ended meanwhile.
+            LimitExceededError: the state would be larger than `max_state_bytes`; nothing was stored.
         """
         if self._loaded is None:
             return
@@ -77,11 +81,13 @@ class CurrentSession:
         mine = self._patch(before)
         if not mine:
             return
+        # A handler that shielded itself from its session's end comes here all the same.
+        await anyio.lowlevel.checkpoint_if_cancelled()
         version, theirs = self._version, dict(before)
         for attempt in range(_ATTEMPTS):
             merged = {key: value for key, value in {**theirs, **mine}.items() if value is not _GONE}
-            text = json.dumps(merged)
-            saved = await self._store.save_state(self.id, version, text)
+            text = state_text(merged, self._max_state_bytes)
+            saved = await self._store.save_state(self.id, version, text, owner=self.owner)
             if saved is not None:
                 self._version, self._loaded = saved, text
                 return
@@ -89,7 +95,7 @@ class CurrentSession:
             await anyio.sleep(random.uniform(0, _PAUSE * min(attempt + 1, 10)))
             version, latest = await self._load()
             theirs = json.loads(latest)
-            both = frozenset(key for key in mine if theirs.get(key, _GONE) != before.get(key, _GONE))
+            both = frozenset(key for key in mine if not _same(theirs.get(key, _GONE), before.get(key, _GONE)))
             if both:
                 raise StateConflictError(both)
         raise StateConflictError(frozenset())
@@ -102,12 +108,12 @@ class CurrentSession:
             except (TypeError, ValueError):
                 logger.warning("state %r is not JSON: it stays in this request and is not stored", key)
                 continue
-            if before.get(key, _GONE) != stored:
+            if not _same(before.get(key, _GONE), stored):
                 patch[key] = stored
         return patch
 
     async def _load(self) -> tuple[int, str]:
-        loaded = await self._store.load_state(self.id)
+        loaded = await self._store.load_state(self.id, owner=self.owner)
         if loaded is None:
             raise SessionNotFoundError(self.id)
         return loaded
@@ -118,6 +124,14 @@ class _Gone:
 
 
 _GONE = _Gone()
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether two JSON values are one; Python takes 1, 1.0 and true for the same, also within lists and objects."""
+    if one != other:
+        return False
+    return one is other or json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
 
 CURRENT: ContextVar[CurrentSession] = ContextVar("mcpsession_current")
 

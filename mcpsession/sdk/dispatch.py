@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 import anyio
@@ -21,14 +22,20 @@ from mcp.shared.transport_context import TransportContext
 from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, ErrorData, ProgressToken, RequestId
 from opentelemetry.trace import SpanKind, StatusCode
 
-from mcpsession.model import ReplicaId, SessionId
+from mcpsession.errors import LimitExceededError
+from mcpsession.model import ReplicaId
+from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.back_channel import Outcome, new_request_id
+from mcpsession.sdk.levels import LogGate
 from mcpsession.sdk.parts import Parts
 
 logger = logging.getLogger(__name__)
 
 _ABANDON_DEADLINE = 5.0
+
+SESSION_ENDED = ErrorData(code=CONNECTION_CLOSED, message="Session ended")
+"""What a waiting question is answered with when its session ends."""
 
 
 class Outlet(Protocol):
@@ -40,7 +47,7 @@ class Outlet(Protocol):
 
 async def ask(
     parts: Parts,
-    session_id: SessionId,
+    session: Session,
     outlet: Outlet,
     method: str,
     params: Mapping[str, Any] | None,
@@ -52,6 +59,8 @@ async def ask(
     ends.
     """
     opts = opts or {}
+    if session in parts.ended:
+        raise MCPError.from_error_data(SESSION_ENDED)
     request_id = new_request_id(parts.heartbeat.replica_id)
     span_name = f"MCP send {method}"
     with (
@@ -60,7 +69,7 @@ async def ask(
             kind=SpanKind.CLIENT,
             attributes={"mcp.method.name": method, "jsonrpc.request.id": request_id},
         ) as span,
-        parts.waiters.waiting(session_id, request_id, opts.get("on_progress")) as waiter,
+        parts.waiters.waiting(session, request_id, opts.get("on_progress")) as waiter,
     ):
         message = _request(request_id, method, params, with_progress=opts.get("on_progress") is not None)
         try:
@@ -105,7 +114,9 @@ def _result(outcome: Outcome, span: Any) -> dict[str, Any]:
 async def _take_back(outlet: Outlet, opts: CallOptions, request_id: str, reason: str) -> None:
     if opts.get("cancel_on_abandon", True):
         params = {"requestId": request_id, "reason": reason}
-        await outlet.emit(notification("notifications/cancelled", params))
+        # A stream that takes no more takes this neither, and whoever gave the question up is to hear of that.
+        with suppress(LimitExceededError):
+            await outlet.emit(notification("notifications/cancelled", params))
 
 
 def notification(method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -115,17 +126,13 @@ def notification(method: str, params: Mapping[str, Any] | None) -> dict[str, Any
     return message
 
 
-SESSION_ENDED = ErrorData(code=CONNECTION_CLOSED, message="Session ended")
-"""What a waiting question is answered with when its session ends."""
-
-
 class RequestContext:
     """One inbound message's context; its back-channel is the message's own stream."""
 
     def __init__(
         self,
         parts: Parts,
-        session_id: SessionId,
+        session: Session,
         outlet: Outlet | None,
         *,
         request_id: RequestId | None,
@@ -134,8 +141,9 @@ class RequestContext:
         metadata: MessageMetadata,
     ) -> None:
         self._parts = parts
-        self._session_id = session_id
+        self._session = session
         self._outlet = outlet
+        self._log = LogGate(session, parts.changes, parts.cache.load)
         self._progress_token = progress_token
         self._closed = False
         self._cancel_requested: anyio.Event | None = None
@@ -158,14 +166,18 @@ class RequestContext:
     ) -> dict[str, Any]:
         if not self.can_send_request or self._outlet is None:
             raise NoBackChannelError(method)
-        return await ask(self._parts, self._session_id, self._outlet, method, params, opts)
+        return await ask(self._parts, self._session, self._outlet, method, params, opts)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         del opts
         if self._closed or self._outlet is None:
             logger.debug("dropped %s: the request has finished", method)
             return
-        await self._outlet.emit(notification(method, params))
+        if not await self._log.passes(method, params):
+            return
+        # The look at the level may have taken a while.
+        if not self._closed:
+            await self._outlet.emit(notification(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         if self._progress_token is None:
@@ -185,20 +197,25 @@ class RequestContext:
 class StandaloneOutlet:
     """The connection-scoped channel: a session's standalone stream, whichever replica holds it."""
 
-    def __init__(self, parts: Parts, session_id: SessionId) -> None:
+    def __init__(self, parts: Parts, session: Session) -> None:
         self._parts = parts
-        self._session_id = session_id
+        self._session = session
+        self._log = LogGate(session, parts.changes, parts.cache.load)
 
     async def emit(self, message: dict[str, Any], *, request_of: ReplicaId | None = None) -> None:
+        if self._session in self._parts.ended:
+            # By now its id may be somebody else's.
+            return
         text = wire.dump(message, self._parts.settings.max_message_bytes)
-        self._parts.journal.append_standalone(self._session_id, text, request_of=request_of)
+        self._parts.journal.append_standalone(self._session.id, text, request_of=request_of)
         await self._parts.journal.room()
 
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
-        return await ask(self._parts, self._session_id, self, method, params, opts)
+        return await ask(self._parts, self._session, self, method, params, opts)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         del opts
-        await self.emit(notification(method, params))
+        if await self._log.passes(method, params):
+            await self.emit(notification(method, params))

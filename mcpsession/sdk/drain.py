@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import anyio.abc
 
-from mcpsession.sdk.in_flight import Cancellable
+from mcpsession.sdk.in_flight import Running
 from mcpsession.sdk.parts import Parts
 
 logger = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ async def drain(parts: Parts, grace: float) -> None:
     logger.info("drained")
 
 
-async def _end_the_rest(parts: Parts, early: list[Cancellable], grace: float) -> None:
+async def _end_the_rest(parts: Parts, early: list[Running], grace: float) -> None:
     """End the calls that had the whole grace, then, a little later, those that came during it."""
     left = set(map(id, parts.in_flight))
     if not left:

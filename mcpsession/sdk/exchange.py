@@ -10,16 +10,19 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
 from mcp_types import RequestId
 from starlette.types import Receive, Send
 
-from mcpsession.errors import MCPSessionError, StoreError, StoreUnavailableError, StreamLostError
-from mcpsession.model import ReplicaId, Session
+from mcpsession.errors import LimitExceededError, MCPSessionError, StoreError, StoreUnavailableError, StreamLostError
+from mcpsession.model import ReplicaId
+from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CURRENT, CurrentSession
 from mcpsession.sdk.outbound import STUCK, Outbound, gone, may_write
@@ -34,16 +37,23 @@ _CUT_DEADLINE = 1.0
 Call = Callable[[], Awaitable[dict[str, Any]]]
 
 
+class StreamFullError(ToolError, ResourceError, LimitExceededError):
+    """A call has sent as much as it may. A tool or resource that lets it escape tells the client why."""
+
+
 class Exchange:
     """A request on its way, in SSE mode (with a stream in the log) or JSON mode (one body, no back-channel)."""
 
-    def __init__(self, parts: Parts, request_id: RequestId, *, json_mode: bool) -> None:
+    def __init__(self, parts: Parts, request_id: RequestId, method: str, *, json_mode: bool) -> None:
+        self.request_id = request_id
+        self.method = method
+        self.began = time.monotonic()
         self._parts = parts
-        self._request_id = request_id
         self._json_mode = json_mode
         self._writer: StreamWriter | None = None
         self._session_id = ""
         self._primes = False
+        self._sent_messages = self._sent_bytes = 0
         self._outbound = Outbound(parts.settings)
         self._signal = anyio.Event()
         self._handler = anyio.CancelScope()
@@ -115,12 +125,15 @@ class Exchange:
         """Enter the stream in the log, soon."""
         self._session_id = session.id
         if not self._json_mode:
-            request_id = wire.dump_id(self._request_id)
+            request_id = wire.dump_id(self.request_id)
             self._writer = self._parts.journal.open(session.id, (request_id,), self)
             self._primes = session.protocol_version >= "2025-11-25"
 
     async def emit(self, message: dict[str, Any], *, request_of: ReplicaId | None = None) -> None:
-        """Append a message to the stream. Waits while the journal or the socket is full; dropped after the answer."""
+        """Append a message to the stream. Waits while the journal or the socket is full; dropped after the answer.
+
+        Raises StreamFullError if the stream has as much as it may have; the answer has room of its own.
+        """
         if self._writer is None or self._answer:
             return
         text = wire.dump(message, self._parts.settings.max_message_bytes)
@@ -128,7 +141,17 @@ class Exchange:
         await self._socket_keeps_up()
         # A task that the handler left behind can come back from the waits after the answer.
         if not self._answer:
+            self._count(len(text) if text.isascii() else len(text.encode()))
             self._append(text, request_of=request_of)
+
+    def _count(self, size: int) -> None:
+        settings = self._parts.settings
+        messages, sent = self._sent_messages + 1, self._sent_bytes + size
+        if messages > settings.max_stream_events:
+            raise StreamFullError("max_stream_events", settings.max_stream_events)
+        if sent > settings.max_stream_bytes:
+            raise StreamFullError("max_stream_bytes", settings.max_stream_bytes, sent)
+        self._sent_messages, self._sent_bytes = messages, sent
 
     async def _socket_keeps_up(self) -> None:
         """Wait while the outbound queue is full; a socket that then takes nothing is cut. All of it is in the log."""
@@ -179,36 +202,36 @@ class Exchange:
             # What it says is for the operator: it names hosts.
             logger.warning("the state of a session could not be kept: %s", error)
             text = "The session store is away, and what this call changed in the session was not kept"
-            return wire.error_message(self._request_id, wire.INTERNAL_ERROR, text)
+            return wire.error_message(self.request_id, wire.INTERNAL_ERROR, text)
         except MCPSessionError as error:
-            return wire.error_message(self._request_id, wire.INTERNAL_ERROR, str(error))
+            return wire.error_message(self.request_id, wire.INTERNAL_ERROR, str(error))
         except anyio.get_cancelled_exc_class():
             if interrupted():
                 raise
             # The handler's own: it awaited something that was cancelled. Left alone it would end the task group.
             logger.exception("a handler let a cancellation escape that was not its own")
-            return wire.error_message(self._request_id, 0, "the handler was cancelled from within")
+            return wire.error_message(self.request_id, 0, "the handler was cancelled from within")
         except (Exception, SystemExit) as error:
             # SystemExit: a tool that parses arguments must not end the server.
             data = handler_exception_to_error_data(error)
             if data is None:
                 logger.exception("a handler raised")
                 # What the SDK's dispatcher makes of it.
-                return wire.error_message(self._request_id, 0, str(error))
-            return wire.error_message(self._request_id, data.code, data.message, data.data)
-        return {"jsonrpc": "2.0", "id": self._request_id, "result": result}
+                return wire.error_message(self.request_id, 0, str(error))
+            return wire.error_message(self.request_id, data.code, data.message, data.data)
+        return {"jsonrpc": "2.0", "id": self.request_id, "result": result}
 
     def _interrupted(self) -> dict[str, Any]:
         if self._cancelled:
-            return wire.error_message(self._request_id, wire.REQUEST_CANCELLED, "Request cancelled")
+            return wire.error_message(self.request_id, wire.REQUEST_CANCELLED, "Request cancelled")
         message = self._ending or "This replica is shutting down; whether the call had effects is unknown"
-        return wire.error_message(self._request_id, wire.CONNECTION_CLOSED, message)
+        return wire.error_message(self.request_id, wire.CONNECTION_CLOSED, message)
 
     def _finish(self, message: dict[str, Any]) -> None:
         try:
             self._answer = wire.dump(message, self._parts.settings.max_message_bytes)
         except MCPSessionError as error:
-            instead = wire.error_message(self._request_id, wire.INTERNAL_ERROR, str(error))
+            instead = wire.error_message(self.request_id, wire.INTERNAL_ERROR, str(error))
             self._answer = wire.dump(instead)
         if self._writer is not None:
             self._append(self._answer, final=True)
@@ -233,7 +256,7 @@ class Exchange:
         self._started = True
         if self._refusal:
             status, text = self._refusal
-            await wire.refuse(send, status, text, request_id=self._request_id)
+            await wire.refuse(send, status, text, request_id=self.request_id)
         elif self._json_mode:
             await wire.respond(send, 200, self._answer.encode(), session_id=self._session_id)
         else:
@@ -303,7 +326,7 @@ class Exchange:
             if self._ended:
                 return
             if not self._started:
-                await wire.refuse(send, 500, "The stream was lost before it began", request_id=self._request_id)
+                await wire.refuse(send, 500, "The stream was lost before it began", request_id=self.request_id)
                 return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -12,13 +12,24 @@ from mcp.shared.dispatcher import coerce_request_id
 from mcp_types import RequestId
 
 from mcpsession.model import SessionId
+from mcpsession.records import Session
 
 # A cancel may overtake its request through another connection or replica; past this it was for a finished one.
 _EARLY = 2.0
 _MOST_EARLY = 10_000
 
 
-class Cancellable(Protocol):
+class Running(Protocol):
+    """A request on its way."""
+
+    @property
+    def request_id(self) -> RequestId: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def began(self) -> float:
+        """When it arrived, by time.monotonic()."""
+
     def cancel(self) -> None:
         """The client wants no answer any more."""
 
@@ -33,28 +44,43 @@ Key = tuple[SessionId, RequestId]
 
 
 class InFlight:
-    """By session and request id; `7` and `"7"` are one here, as in the SDK."""
+    """By session and request id; `7` and `"7"` are one here, as in the SDK.
+
+    A session and an earlier one that had the same id do not disturb each other.
+    """
 
     def __init__(self) -> None:
-        self._running: dict[SessionId, dict[RequestId, Cancellable]] = {}
-        self._arriving: dict[Key, list[Cancellable]] = {}
+        self._running: dict[SessionId, dict[int, dict[RequestId, Running]]] = {}
+        self._arriving: dict[Key, list[Running]] = {}
         self._early: OrderedDict[Key, float] = OrderedDict()
-        self._emptied = anyio.Event()
+        self._left = anyio.Event()
 
     def __len__(self) -> int:
-        return sum(map(len, self._running.values()))
+        return sum(1 for _ in self)
 
-    def __iter__(self) -> Iterator[Cancellable]:
-        return iter([exchange for running in self._running.values() for exchange in running.values()])
+    def __iter__(self) -> Iterator[Running]:
+        return iter([exchange for session_id in self._running for exchange in self.of(session_id)])
 
-    def arrive(self, session_id: SessionId, request_id: RequestId, exchange: Cancellable) -> None:
+    def of(self, session_id: SessionId) -> list[Running]:
+        """What runs for one session."""
+        return [exchange for running in self._running.get(session_id, {}).values() for exchange in running.values()]
+
+    def sessions(self) -> list[SessionId]:
+        """For which sessions something runs."""
+        return list(self._running)
+
+    def count(self, session: Session) -> int:
+        """How many requests run for a session."""
+        return len(self._running.get(session.id, {}).get(session.incarnation, ()))
+
+    def arrive(self, session_id: SessionId, request_id: RequestId, exchange: Running) -> None:
         """Note a request whose session is not checked yet, so that a cancel finds it from the first moment."""
         key = (session_id, coerce_request_id(request_id))
         self._arriving.setdefault(key, []).append(exchange)
         if (heard := self._early.get(key)) is not None and time.monotonic() - heard < _EARLY:
             exchange.cancel()
 
-    def leave_arriving(self, session_id: SessionId, request_id: RequestId, exchange: Cancellable) -> None:
+    def leave_arriving(self, session_id: SessionId, request_id: RequestId, exchange: Running) -> None:
         key = (session_id, coerce_request_id(request_id))
         waiting = self._arriving.get(key, [])
         if exchange in waiting:
@@ -62,33 +88,36 @@ class InFlight:
         if not waiting:
             self._arriving.pop(key, None)
 
-    def enter(self, session_id: SessionId, request_id: RequestId, exchange: Cancellable) -> bool:
+    def enter(self, session: Session, request_id: RequestId, exchange: Running) -> bool:
         """Claim the id in its session; False while another request with it runs here."""
-        self.leave_arriving(session_id, request_id, exchange)
-        running = self._running.setdefault(session_id, {})
+        self.leave_arriving(session.id, request_id, exchange)
+        running = self._running.setdefault(session.id, {}).setdefault(session.incarnation, {})
         return running.setdefault(coerce_request_id(request_id), exchange) is exchange
 
-    def leave(self, session_id: SessionId, request_id: RequestId, exchange: Cancellable) -> None:
-        running, key = self._running.get(session_id, {}), coerce_request_id(request_id)
+    def leave(self, session: Session, request_id: RequestId, exchange: Running) -> None:
+        incarnations, key = self._running.get(session.id, {}), coerce_request_id(request_id)
+        running = incarnations.get(session.incarnation, {})
         if running.get(key) is exchange:
             del running[key]
         if not running:
-            self._running.pop(session_id, None)
-        if not self._running:
-            emptied, self._emptied = self._emptied, anyio.Event()
-            emptied.set()
+            incarnations.pop(session.incarnation, None)
+        if not incarnations:
+            self._running.pop(session.id, None)
+            left, self._left = self._left, anyio.Event()
+            left.set()
 
-    async def finished(self) -> None:
-        """Wait until nothing runs here."""
-        while self._running:
-            await self._emptied.wait()
+    async def finished(self, session_id: SessionId | None = None) -> None:
+        """Wait until nothing runs here, or nothing for one session."""
+        while self._running if session_id is None else session_id in self._running:
+            await self._left.wait()
 
     def cancel(self, session_id: SessionId, request_id: RequestId) -> bool:
         """Cancel the request if it runs or arrives here; else remember that for a moment."""
         key = (session_id, coerce_request_id(request_id))
         found = self._arriving.get(key, []).copy()
-        if running := self._running.get(session_id, {}).get(key[1]):
-            found.append(running)
+        for running in self._running.get(session_id, {}).values():
+            if exchange := running.get(key[1]):
+                found.append(exchange)
         for exchange in found:
             exchange.cancel()
         if not found:
@@ -99,13 +128,12 @@ class InFlight:
                 self._early.popitem(last=False)
         return bool(found)
 
-    def end_session(self, session_id: SessionId, message: str) -> None:
-        """Finish all that runs for one session, and what is about to."""
-        for (session, _), waiting in list(self._arriving.items()):
-            if session == session_id:
-                for exchange in waiting.copy():
-                    exchange.end(message)
-        for exchange in list(self._running.get(session_id, {}).values()):
+    def end_session(self, session_id: SessionId, incarnation: int, message: str) -> None:
+        """Finish all that runs for a session that has ended.
+
+        Not what is about to: its session is not loaded yet, and may be a new one with the same id.
+        """
+        for exchange in list(self._running.get(session_id, {}).get(incarnation, {}).values()):
             exchange.end(message)
 
     def end_all(self, message: str) -> None:

@@ -11,7 +11,8 @@ from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
 from mcp_types import ErrorData, RequestId
 from pydantic import ValidationError
 
-from mcpsession.model import Mail, Session
+from mcpsession.model import Mail
+from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.back_channel import Outcome, waiting_replica
 from mcpsession.sdk.parts import Parts
@@ -29,9 +30,12 @@ class Inbound:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        parts.post_office.on("answer", self._hear_answer)
-        parts.post_office.on("progress", self._hear_progress)
-        parts.post_office.on("cancel", self._hear_cancel)
+
+    def listen(self) -> None:
+        """Hear what other replicas pass on. Once for all servers of a replica."""
+        self._parts.post_office.on("answer", self._hear_answer)
+        self._parts.post_office.on("progress", self._hear_progress)
+        self._parts.post_office.on("cancel", self._hear_cancel)
 
     async def answer(self, session: Session, message: Mapping[str, Any]) -> bool:
         """Take a client's answer to a server-to-client request; False if nobody can be waiting for it.

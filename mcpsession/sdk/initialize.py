@@ -1,14 +1,19 @@
-"""`initialize`: the one request that creates a session. Committed before its answer's first byte; failed, it leaves
-nothing behind."""
+"""`initialize`: the one request that creates a session, or introduces its client to one that the application created.
+
+Committed before its answer's first byte; failed, it leaves nothing behind.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.abc
 from mcp.server.connection import Connection
 from mcp.server.lowlevel.server import NotificationOptions
 from mcp.server.models import InitializationOptions
@@ -21,31 +26,52 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from starlette.requests import Request
 from starlette.types import Send
 
-from mcpsession.errors import MCPSessionError
+from mcpsession.errors import (
+    LimitExceededError,
+    MCPSessionError,
+    SessionExistsError,
+    StoreUnavailableError,
+    UnhandledError,
+)
+from mcpsession.initialization import MOST_CLIENT_PARAMS
 from mcpsession.model import (
     NewEvent,
     OpenedStream,
     ReplicaId,
-    Session,
     SessionId,
+    StreamId,
     fingerprint,
     new_session_id,
     new_stream_id,
 )
+from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
+from mcpsession.sdk.finishing import finish
 from mcpsession.sdk.parts import Parts
+from mcpsession.sdk.refusal import RefusedError, known_already, refused, too_many_sessions
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
 
 logger = logging.getLogger(__name__)
 
-# They are kept with the session, in the row and in every replica's cache.
-_MOST_PARAMS = 65_536
+
+# How long a claim counts whose replica died with it.
+_LEASE = 30.0
 
 # No back-channel: the client has no session yet that it could answer in.
 _TRANSPORT = TransportContext(kind="streamable-http", can_send_request=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A session that is recorded, and what is to be sent, the answer last."""
+
+    session_id: SessionId
+    stream_id: StreamId
+    protocol_version: str
+    messages: Sequence[str]
 
 
 class _Collected:
@@ -60,101 +86,206 @@ class _Collected:
         self.messages.append(wire.dump(message, self._max_bytes))
 
 
-async def initialize(
-    server: Server[Any],
-    parts: Parts,
-    lifespan_state: Any,
-    message: Mapping[str, Any],
-    request: Request,
-    send: Send,
-    *,
-    owner: str,
-    json_mode: bool,
-) -> None:
-    """Run the handler, commit the session, then answer.
+class _Landing:
+    """Waits until the answer's stream is in the log, or cannot be."""
 
-    Raises StoreUnavailableError if the session could not be recorded; nothing was sent then.
-    """
-    settings = parts.settings
-    if parts.drain.begun:
-        await wire.refuse(send, 503, "This replica is shutting down; try again", retry_after=1)
-        return
-    most = parts.limits.max_sessions
-    if most is not None and await parts.sessions.count(most) >= most:
-        text = f"Too many open sessions: at most {most} are allowed"
-        await wire.refuse(send, 503, text, code=wire.INTERNAL_ERROR, retry_after=10)
-        return
-    session_id = new_session_id()
-    # Never cancelled: a client that goes away in here must find either its session or none, not half of one.
-    with anyio.CancelScope(shield=True):
-        collected = _Collected(settings.max_message_bytes)
-        connection = Connection(
-            StandaloneOutlet(parts, session_id), protocol_version=LATEST_HANDSHAKE_VERSION, session_id=session_id
-        )
-        outcome = await _run(server, parts, lifespan_state, message, request, connection, collected)
-        if isinstance(outcome, ErrorData):
-            error = wire.error_message(message["id"], outcome.code, outcome.message, outcome.data)
-            await wire.respond(send, 400, wire.dump(error).encode())
-            return
-        session = _session(session_id, connection, owner, parts.limits.ttl)
-        if len(session.client_params or "") > _MOST_PARAMS:
-            text = f"Invalid request parameters: at most {_MOST_PARAMS} characters are allowed"
-            await wire.refuse(send, 400, text, code=wire.INVALID_PARAMS, request_id=message["id"])
-            return
-        answer = wire.dump({"jsonrpc": "2.0", "id": message["id"], "result": outcome}, settings.max_message_bytes)
-        stream_id = new_stream_id()
-        events = [*map(NewEvent, collected.messages), NewEvent(answer)]
-        await parts.sessions.create(
-            session,
-            None
-            if json_mode
-            else OpenedStream(session_id, stream_id, (wire.dump_id(message["id"]),), events, finished=True),
-        )
+    def __init__(self) -> None:
+        self.known = anyio.Event()
+
+    def landed(self) -> None:
+        self.known.set()
+
+    def read_by(self, replica: ReplicaId) -> None:
+        """The answer leaves in one write; who reads it besides does no harm."""
+
+    def refused(self, error: Exception | None) -> None:
+        self.known.set()
+
+
+class Initialize:
+    """One such request on its way. Once begun it is never cancelled."""
+
+    def __init__(
+        self,
+        server: Server[Any],
+        parts: Parts,
+        tasks: anyio.abc.TaskGroup,
+        lifespan_state: Any,
+        message: Mapping[str, Any],
+        request: Request,
+        send: Send,
+        *,
+        json_mode: bool,
+    ) -> None:
+        self._server = server
+        self._parts = parts
+        self._tasks = tasks
+        self._lifespan_state = lifespan_state
+        self._request_id = message["id"]
+        self._id_text = wire.dump_id(message["id"])
+        self._params: Mapping[str, Any] | None = message.get("params")
+        self._request = request
+        self._send = send
+        self._json_mode = json_mode
+
+    async def create(self, owner: str) -> None:
+        """Run the handler, commit a new session, then answer.
+
+        Raises StoreUnavailableError if the session could not be recorded; nothing was sent then.
+        """
+        await self._finish(lambda: self._create(owner))
+
+    async def introduce(self, session: Session) -> None:
+        """Run the handler, record the client in a session that has none yet, then answer. Of many at once one succeeds.
+
+        Raises StoreUnavailableError; nothing was sent then.
+        """
+        await self._finish(lambda: self._introduce(session))
+
+    async def _finish(self, begin: Callable[[], Awaitable[_Begun]]) -> None:
+        # A client that goes away in here must find either its session or none, not half of one.
+        try:
+            if self._parts.drain.begun:
+                raise refused(503, "This replica is shutting down; try again", retry_after=1)
+            begun = await finish(self._tasks, begin)
+        except RefusedError as refusal:
+            await self._refuse(refusal)
+        else:
+            await self._answer(begun)
+
+    async def _create(self, owner: str) -> _Begun:
+        parts, settings = self._parts, self._parts.settings
+        new = Session(new_session_id(settings.id_form, settings.id_prefix), owner=owner, ttl=parts.limits.ttl)
+        version, params, messages = await self._greet(new)
+        new = replace(new, protocol_version=version, client_params=params)
+        begun = _Begun(new.id, new_stream_id(), version, messages)
+        events = [*map(NewEvent, messages)]
+        opening = OpenedStream(new.id, begun.stream_id, (self._id_text,), events, finished=True)
+        try:
+            await parts.sessions.create(
+                [new], None if self._json_mode else opening, admission=parts.limits.admission(), handled=False
+            )
+        except LimitExceededError as error:
+            raise too_many_sessions(error) from error
+        except (SessionExistsError, UnhandledError) as error:
+            # Not for an id of so many random bits; the next attempt has another.
+            raise StoreUnavailableError(str(error), "try again") from error
         parts.telemetry.count("mcpsession_created_sessions_total")
-        logger.info("created session %s", fingerprint(session_id))
-    await parts.heartbeat.may_write_again()
-    if json_mode:
-        await wire.respond(send, 200, answer.encode(), session_id=session_id)
-        return
-    frames = [wire.event(f"{stream_id}.{seq}", event.message) for seq, event in enumerate(events, 1)]
-    if connection.protocol_version >= "2025-11-25":
-        frames.insert(0, wire.priming(f"{stream_id}.0", parts.limits.retry_ms))
-    await send({"type": "http.response.start", "status": 200, "headers": wire.stream_headers(session_id)})
-    await send({"type": "http.response.body", "body": b"".join(frames)})
+        logger.info("created session %s", fingerprint(new.id))
+        return begun
 
+    async def _introduce(self, session: Session) -> _Begun:
+        initialization, claim, known = self._parts.initialization, secrets.token_urlsafe(12), False
+        if session.client_params is not None:
+            raise known_already()
+        if not await initialization.claim(session.id, claim, _LEASE, owner=session.owner):
+            raise await self._too_late(session)
+        try:
+            version, params, messages = await self._greet(session)
+            known = await initialization.complete(session.id, claim, version, params)
+        finally:
+            if not known:
+                await self._release(session, claim)
+        if not known:
+            raise await self._too_late(session)
+        logger.info("initialized session %s", fingerprint(session.id))
+        self._parts.touches.note(session.id)
+        return _Begun(session.id, await self._enter(session, messages), version, messages)
 
-async def _run(
-    server: Server[Any],
-    parts: Parts,
-    lifespan_state: Any,
-    message: Mapping[str, Any],
-    request: Request,
-    connection: Connection,
-    collected: _Collected,
-) -> dict[str, Any] | ErrorData:
-    context = RequestContext(
-        parts,
-        connection.session_id or "",
-        collected,
-        request_id=message["id"],
-        progress_token=None,
-        transport=_TRANSPORT,
-        metadata=ServerMessageMetadata(request_context=request, can_send_request=False),
-    )
-    try:
-        runner = ServerRunner(server, connection, lifespan_state, init_options=_options(server))
-        return await runner.on_request(context, "initialize", message.get("params"))
-    except MCPSessionError as error:
-        return ErrorData(code=wire.INTERNAL_ERROR, message=str(error))
-    except Exception as error:
-        data = handler_exception_to_error_data(error)
-        if data is None:
-            logger.exception("the handler of initialize raised")
-            data = ErrorData(code=0, message=str(error))
-        return data
-    finally:
-        context.close()
-        await aclose_shielded(connection)
+    # The handler
+
+    async def _greet(self, session: Session) -> tuple[str, str, Sequence[str]]:
+        """Run the server's handler; returns the version, the client's params, what is to be sent, the answer last."""
+        collected = _Collected(self._parts.settings.max_message_bytes)
+        connection = Connection(
+            StandaloneOutlet(self._parts, session), protocol_version=LATEST_HANDSHAKE_VERSION, session_id=session.id
+        )
+        outcome = await self._run(session, connection, collected)
+        if isinstance(outcome, ErrorData):
+            raise RefusedError(400, outcome)
+        # The kernel sets them when it succeeds.
+        assert connection.client_params is not None
+        params = json.dumps(connection.client_params.model_dump(by_alias=True, mode="json"))
+        if len(params) > MOST_CLIENT_PARAMS:
+            text = f"Invalid request parameters: at most {MOST_CLIENT_PARAMS} characters are allowed"
+            raise refused(400, text, code=wire.INVALID_PARAMS)
+        await collected.emit({"jsonrpc": "2.0", "id": self._request_id, "result": outcome})
+        return connection.protocol_version, params, collected.messages
+
+    async def _run(self, session: Session, connection: Connection, collected: _Collected) -> dict[str, Any] | ErrorData:
+        context = RequestContext(
+            self._parts,
+            session,
+            collected,
+            request_id=self._request_id,
+            progress_token=None,
+            transport=_TRANSPORT,
+            metadata=ServerMessageMetadata(request_context=self._request, can_send_request=False),
+        )
+        try:
+            options = _options(self._server)
+            runner = ServerRunner(self._server, connection, self._lifespan_state, init_options=options)
+            return await runner.on_request(context, "initialize", self._params)
+        except MCPSessionError as error:
+            return ErrorData(code=wire.INTERNAL_ERROR, message=str(error))
+        except Exception as error:
+            data = handler_exception_to_error_data(error)
+            if data is None:
+                logger.exception("the handler of initialize raised")
+                data = ErrorData(code=0, message=str(error))
+            return data
+        finally:
+            context.close()
+            await aclose_shielded(connection)
+
+    async def _release(self, session: Session, claim: str) -> None:
+        try:
+            await self._parts.initialization.release(session.id, claim)
+        except MCPSessionError as error:
+            logger.warning("a claim could not be released, it runs out in %.0f s: %s", _LEASE, error)
+
+    # What is sent
+
+    async def _enter(self, session: Session, messages: Sequence[str]) -> StreamId:
+        """Enter the answer's stream in the log, as that of any request; the answer waits for it as any does."""
+        if self._json_mode:
+            return ""
+        landing = _Landing()
+        writer = self._parts.journal.open(session.id, (self._id_text,), landing)
+        for message in messages[:-1]:
+            writer.append(message)
+        writer.append(messages[-1], final=True)
+        if self._parts.settings.durability == "strict":
+            await landing.known.wait()
+        return writer.stream_id
+
+    async def _answer(self, begun: _Begun) -> None:
+        await self._parts.heartbeat.may_write_again()
+        if self._json_mode:
+            await wire.respond(self._send, 200, begun.messages[-1].encode(), session_id=begun.session_id)
+            return
+        frames = [wire.event(f"{begun.stream_id}.{seq}", message) for seq, message in enumerate(begun.messages, 1)]
+        if begun.protocol_version >= "2025-11-25":
+            frames.insert(0, wire.priming(f"{begun.stream_id}.0", self._parts.limits.retry_ms))
+        headers = wire.stream_headers(begun.session_id)
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._send({"type": "http.response.body", "body": b"".join(frames)})
+
+    async def _refuse(self, refusal: RefusedError) -> None:
+        error = refusal.error
+        message = wire.error_message(self._request_id, error.code, error.message, error.data)
+        headers = [] if refusal.retry_after is None else [(b"retry-after", str(refusal.retry_after).encode())]
+        await wire.respond(self._send, refusal.status, wire.dump(message).encode(), headers=headers)
+
+    async def _too_late(self, session: Session) -> RefusedError:
+        """Somebody else has the claim, or had it, or the session has ended."""
+        now = await self._parts.sessions.get(session.id)
+        if now is None or now.owner != session.owner or now.failure is not None:
+            return refused(404, wire.NOT_FOUND)
+        if now.client_params is not None:
+            return known_already()
+        text = "Conflict: another request initializes this session at this moment"
+        return refused(409, text, retry_after=1)
 
 
 def _options(server: Server[Any]) -> InitializationOptions:
@@ -163,15 +294,4 @@ def _options(server: Server[Any]) -> InitializationOptions:
     publishes = server.get_request_handler("subscriptions/listen") is not None
     return server.create_initialization_options(
         NotificationOptions(prompts_changed=publishes, resources_changed=publishes, tools_changed=publishes)
-    )
-
-
-def _session(session_id: SessionId, connection: Connection, owner: str, ttl: float | None) -> Session:
-    params = connection.client_params
-    return Session(
-        id=session_id,
-        owner=owner,
-        protocol_version=connection.protocol_version,
-        client_params=None if params is None else json.dumps(params.model_dump(by_alias=True, mode="json")),
-        ttl=ttl,
     )

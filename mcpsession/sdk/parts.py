@@ -2,67 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import anyio
 
 from mcpsession.broadcaster import Broadcaster
 from mcpsession.cache import SessionCache
-from mcpsession.contracts import EventLog, Holds, Mailbox, SessionStore
+from mcpsession.contracts import EventLog, Holds, Mailbox
+from mcpsession.endings import Endings
 from mcpsession.heartbeat import Heartbeat
 from mcpsession.journal import Journal
 from mcpsession.post_office import PostOffice
-from mcpsession.sdk.acknowledgements import Acknowledgements
+from mcpsession.records import Admission
 from mcpsession.sdk.back_channel import Waiters
+from mcpsession.sdk.ended import EndedSessions
 from mcpsession.sdk.in_flight import InFlight
+from mcpsession.sdk.levels import SessionChanges
+from mcpsession.sdk.open_streams import OpenStreams
+from mcpsession.session_contracts import Initialization, ResourceSubscriptions, SessionStore
 from mcpsession.settings import Settings
 from mcpsession.tails import Tails
 from mcpsession.telemetry import Telemetry
 from mcpsession.touches import Touches
-
-
-class LocalStream(Protocol):
-    """An open GET stream of this replica."""
-
-    def let_go(self, below: int | None = None) -> None:
-        """Stop writing and tell the client to reconnect: another socket takes over, or this replica goes.
-
-        `below`: only if this stream's hold is of an earlier epoch.
-        """
-
-
-class OpenStreams:
-    """GET streams that this replica holds open, by what they stream."""
-
-    def __init__(self) -> None:
-        self._streams: dict[Hashable, set[LocalStream]] = {}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._streams.values()))
-
-    @contextmanager
-    def holding(self, key: Hashable, stream: LocalStream) -> Iterator[None]:
-        """Hold a stream open while inside; an older one of the same key is told to let go."""
-        self.let_go(key)
-        self._streams.setdefault(key, set()).add(stream)
-        try:
-            yield
-        finally:
-            streams = self._streams[key]
-            streams.discard(stream)
-            if not streams:
-                del self._streams[key]
-
-    def let_go(self, key: Hashable, below: int | None = None) -> None:
-        for stream in list(self._streams.get(key, ())):
-            stream.let_go(below)
-
-    def let_go_all(self) -> None:
-        for key in list(self._streams):
-            self.let_go(key)
 
 
 class Drain:
@@ -89,6 +51,10 @@ class Limits:
     max_sessions: int | None
     retry_ms: int | None
     """What clients are told to wait before they reconnect."""
+    max_sessions_per_owner: int | None = None
+
+    def admission(self) -> Admission:
+        return Admission(max_sessions=self.max_sessions, max_per_owner=self.max_sessions_per_owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +63,8 @@ class Parts:
 
     settings: Settings
     sessions: SessionStore
+    initialization: Initialization
+    subscriptions: ResourceSubscriptions
     log: EventLog
     holds: Holds
     mailbox: Mailbox
@@ -108,7 +76,7 @@ class Parts:
     broadcaster: Broadcaster
     heartbeat: Heartbeat
     telemetry: Telemetry
-    acknowledgements: Acknowledgements
+    endings: Endings
     limits: Limits
     in_flight: InFlight = field(default_factory=InFlight)
     waiters: Waiters = field(default_factory=Waiters)
@@ -116,4 +84,6 @@ class Parts:
     """The sessions' own GET streams, by session."""
     readers: OpenStreams = field(default_factory=OpenStreams)
     """Resumed request streams, by session and stream."""
+    ended: EndedSessions = field(default_factory=EndedSessions)
+    changes: SessionChanges = field(default_factory=SessionChanges)
     drain: Drain = field(default_factory=Drain)

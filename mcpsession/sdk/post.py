@@ -15,15 +15,17 @@ from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import InitializeRequestParams, RequestId
+from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from starlette.requests import Request
 from starlette.types import Receive, Send
 
-from mcpsession.model import Session
+from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CurrentSession
 from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
 from mcpsession.sdk.exchange import Exchange, interrupted
 from mcpsession.sdk.parts import Parts
+from mcpsession.sdk.session_methods import KEPT
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
@@ -32,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 _SSE = TransportContext(kind="streamable-http", can_send_request=True)
 _JSON = TransportContext(kind="streamable-http", can_send_request=False)
+
+# Seconds after which a session that has as many calls as it may have can try again.
+_RETRY_AFTER = 1
 
 
 def client_params(text: str) -> InitializeRequestParams:
@@ -49,10 +54,13 @@ _remembered = lru_cache(maxsize=1024)(_parsed)
 
 
 def connection_of(parts: Parts, session: Session) -> Connection:
-    """The session as the SDK's connection, for one request (its `exit_stack` is per request here)."""
+    """The session as the SDK's connection, for one request (its `exit_stack` is per request here).
+
+    Of one without client params the SDK answers nothing but ping: its own gate, with its own error.
+    """
     connection = Connection(
-        StandaloneOutlet(parts, session.id),
-        protocol_version=session.protocol_version,
+        StandaloneOutlet(parts, session),
+        protocol_version=session.protocol_version or LATEST_HANDSHAKE_VERSION,
         session_id=session.id,
         client_params=client_params(session.client_params) if session.client_params else None,
     )
@@ -73,9 +81,9 @@ class RequestRunner:
         self._lifespan_state = lifespan_state
         self._json_mode = json_mode
 
-    def arrive(self, session_id: str, request_id: RequestId) -> Exchange:
+    def arrive(self, session_id: str, request_id: RequestId, method: str) -> Exchange:
         """Note the request before anything is waited for, so that a cancel finds it."""
-        exchange = Exchange(self._parts, request_id, json_mode=self._json_mode)
+        exchange = Exchange(self._parts, request_id, method, json_mode=self._json_mode)
         self._parts.in_flight.arrive(session_id, request_id, exchange)
         return exchange
 
@@ -90,16 +98,20 @@ class RequestRunner:
     ) -> None:
         """Run one request and write its response."""
         request_id: RequestId = message["id"]
-        parts = self._parts
+        method: str = message["method"]
         params = message.get("params")
+        parts = self._parts
         context = self._context(exchange, session, request_id, params, request)
-        current = CurrentSession(session, parts.sessions)
+        current = CurrentSession(session, parts.sessions, max_state_bytes=parts.settings.max_state_bytes)
         connection = connection_of(parts, session)
         runner = ServerRunner(self._server, connection, self._lifespan_state)
 
         async def call() -> dict[str, Any]:
             try:
-                return await runner.on_request(context, message["method"], params)
+                result = await runner.on_request(context, method, params)
+                if method in KEPT:
+                    await KEPT[method](parts, session, params or {})
+                return result
             finally:
                 context.close()
                 # Nearly always empty, and closing it takes a scope and a deadline.
@@ -107,12 +119,19 @@ class RequestRunner:
                     await aclose_shielded(connection)
 
         def finished() -> None:
-            parts.in_flight.leave(session.id, request_id, exchange)
+            parts.in_flight.leave(session, request_id, exchange)
             parts.touches.note(session.id)
 
         exchange.on_cancelled = lambda: context.cancel_requested.set()
         exchange.on_finished = finished
-        if not parts.in_flight.enter(session.id, request_id, exchange):
+        most = parts.settings.max_streams_per_session
+        if parts.in_flight.count(session) >= most:
+            text = f"Too many calls of this session run at once: at most {most} are allowed"
+            await wire.refuse(
+                send, 429, text, code=wire.INTERNAL_ERROR, request_id=request_id, retry_after=_RETRY_AFTER
+            )
+            return
+        if not parts.in_flight.enter(session, request_id, exchange):
             text = f"Duplicate request id: a request with id {wire.dump_id(request_id)[:64]} still runs in this session"
             await wire.refuse(send, 400, text, request_id=request_id)
             return
@@ -142,7 +161,7 @@ class RequestRunner:
 
         return RequestContext(
             self._parts,
-            session.id,
+            session,
             None if self._json_mode else exchange,
             request_id=request_id,
             progress_token=progress_token_from_params(params),
@@ -160,7 +179,7 @@ class RequestRunner:
         connection = connection_of(self._parts, session)
         context = RequestContext(
             self._parts,
-            session.id,
+            session,
             None,
             request_id=None,
             progress_token=None,

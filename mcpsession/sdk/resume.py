@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 
 import anyio
 from starlette.types import Receive, Send
 
 from mcpsession.errors import StoreUnavailableError
-from mcpsession.model import Event, Session, StreamState, error_finals
-from mcpsession.reaper import unknown_outcome
+from mcpsession.model import Event, StreamState, error_finals
+from mcpsession.orphans import unknown_outcome
+from mcpsession.records import Session
 from mcpsession.sdk import wire
+from mcpsession.sdk.dispatch import SESSION_ENDED
 from mcpsession.sdk.outbound import gone, may_write
 from mcpsession.sdk.parts import Parts
 from mcpsession.tails import Tail
@@ -36,8 +39,9 @@ class Resumption:
     """One client, reading on where it was cut."""
 
     def __init__(self, parts: Parts, session: Session, cursor: wire.Cursor, send: Send) -> None:
+        self.session = session
+        self.began = time.monotonic()
         self._parts = parts
-        self._session = session
         self._stream_id = cursor.stream_id
         self._seq = cursor.seq
         self._send = send
@@ -45,16 +49,30 @@ class Resumption:
         self._request_ids: Sequence[str] = ()
         self._over = False
         """The response is complete, or the client has gone."""
+        self._session_ended = False
+        self._tail: Tail | None = None
+
+    @property
+    def request_id(self) -> str | int | None:
+        """The first that the stream answers; None until it was read."""
+        return json.loads(self._request_ids[0]) if self._request_ids else None
 
     def let_go(self, below: int | None = None) -> None:
         """Another socket of this replica reads the stream, or this replica goes."""
         del below
         self._socket.cancel()
 
+    def end(self) -> None:
+        """The session has ended: the stream gets its last message soon."""
+        self._session_ended = True
+        if self._tail is not None:
+            self._tail.wake()
+
     async def serve(self, receive: Receive) -> None:
         """Write the stream from the cursor to its end."""
-        parts, key = self._parts, (self._session.id, self._stream_id)
+        parts, key = self._parts, (self.session.id, self._stream_id)
         with parts.tails.reading(*key) as tail:
+            self._tail = tail
             try:
                 found = await self._attach(tail)
             except StoreUnavailableError:
@@ -66,7 +84,9 @@ class Resumption:
                 await wire.refuse(self._send, 400, UNKNOWN)
                 return
             await self._begin()
-            with parts.readers.holding(key, self):
+            with parts.readers.holding(self._stream_id, self):
+                if self.session in parts.ended:
+                    self.end()
                 with self._socket:
                     async with anyio.create_task_group() as tasks:
                         tasks.start_soon(self._watch, receive)
@@ -86,7 +106,7 @@ class Resumption:
         deadline, pause = anyio.current_time() + _PATIENCE, 0.05
         while True:
             me = self._parts.heartbeat.replica_id
-            if await self._parts.log.attach(self._session.id, self._stream_id, me):
+            if await self._parts.log.attach(self.session.id, self._stream_id, me):
                 return True
             if anyio.current_time() > deadline:
                 return False
@@ -97,7 +117,7 @@ class Resumption:
         parts, idle_since = self._parts, anyio.current_time()
         while True:
             try:
-                state = await parts.log.read(self._session.id, self._stream_id, self._seq, _PAGE)
+                state = await parts.log.read(self.session.id, self._stream_id, self._seq, _PAGE)
                 if state is not None and state.orphaned:
                     await self._take_over(state)
                     continue
@@ -116,19 +136,19 @@ class Resumption:
                 await tail.wait(parts.settings.poll)
             if anyio.current_time() - idle_since > parts.settings.keep_alive:
                 idle_since = anyio.current_time()
-                parts.touches.note(self._session.id)
+                parts.touches.note(self.session.id)
                 await self._send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
 
     async def _take_over(self, state: StreamState) -> None:
         finals = unknown_outcome(state.request_ids)
         me = self._parts.heartbeat.replica_id
-        if await self._parts.log.take_over(self._session.id, self._stream_id, self._seq, finals, by=me):
+        if await self._parts.log.take_over(self.session.id, self._stream_id, self._seq, finals, by=me):
             self._parts.telemetry.count("mcpsession_taken_over_streams_total")
 
     def _next(self, state: StreamState | None) -> tuple[bytes, bool]:
         """The frames to write now, and whether they are the last."""
         if state is None:
-            return self._give_up("the stream expired"), True
+            return self._last_words() if self._session_ended else self._give_up("the stream expired"), True
         self._request_ids = state.request_ids
         frames: list[bytes] = []
         for event in state.events:
@@ -143,8 +163,10 @@ class Resumption:
             if state.taken_over:
                 return self._finals(unknown_outcome(state.request_ids)), True
             return self._give_up(f"it ended at event {state.last_seq}, and nothing after it was kept"), True
-        over = state.finished and self._seq >= state.last_seq
-        return b"".join(frames), over
+        whole = self._seq >= state.last_seq
+        if self._session_ended and whole and not state.finished:
+            return b"".join(frames) + self._last_words(), True
+        return b"".join(frames), state.finished and whole
 
     @staticmethod
     def _may_skip(state: StreamState, event: Event) -> bool:
@@ -157,13 +179,17 @@ class Resumption:
         error = json.dumps({"code": wire.INTERNAL_ERROR, "message": text, "data": {"outcome": "unknown"}})
         return self._finals(error_finals(self._request_ids, error))
 
+    def _last_words(self) -> bytes:
+        """The producer's are the same, but what it writes now may find no stream any more."""
+        return self._finals(error_finals(self._request_ids, SESSION_ENDED.model_dump_json(exclude_none=True)))
+
     def _finals(self, messages: Sequence[str]) -> bytes:
         return b"".join(
             wire.event(f"{self._stream_id}.{self._seq + number}", message) for number, message in enumerate(messages, 1)
         )
 
     async def _begin(self) -> None:
-        headers = wire.stream_headers(self._session.id)
+        headers = wire.stream_headers(self.session.id)
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         if self._parts.limits.retry_ms is not None:
             first = wire.retry(self._parts.limits.retry_ms)

@@ -5,14 +5,12 @@ Requests of the sessionless era (2026-07-28) go to the SDK untouched.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import anyio
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
 from mcp.server.streamable_http_manager import RequestBodyLimitMiddleware, StreamableHTTPSessionManager
 from mcp.server.transport_security import (
     DEFAULT_MAX_REQUEST_BODY_SIZE,
@@ -24,16 +22,19 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from mcpsession.errors import LayerClosedError, StoreUnavailableError
-from mcpsession.model import STANDALONE, Session
+from mcpsession.model import STANDALONE
+from mcpsession.records import Ended
 from mcpsession.sdk import wire
+from mcpsession.sdk.caller import find_session, owner_of
 from mcpsession.sdk.drain import draining_at_sigterm
+from mcpsession.sdk.finishing import finish
 from mcpsession.sdk.inbound import NOBODY_WAITS, Inbound
-from mcpsession.sdk.initialize import initialize
+from mcpsession.sdk.initialize import Initialize
 from mcpsession.sdk.parts import Parts
 from mcpsession.sdk.post import RequestRunner
+from mcpsession.sdk.reading import read_message
 from mcpsession.sdk.resume import MALFORMED, Resumption
 from mcpsession.sdk.standalone import Standalone
-from mcpsession.sdk.termination import Endings
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
@@ -74,7 +75,6 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         self._parts: Parts | None = None
         self._runner: RequestRunner | None = None
         self._inbound: Inbound | None = None
-        self._endings: Endings | None = None
         # The SDK's own ASGI endpoint calls whatever stands here.
         self.asgi_app = self._by_era  # type: ignore[assignment]  # any ASGI app serves
 
@@ -90,7 +90,6 @@ class LayerSessionManager(StreamableHTTPSessionManager):
                 self.app, parts, self._task_group, self._lifespan_state, json_mode=self.json_response
             )
             self._inbound = Inbound(parts)
-            self._endings = Endings(parts)
             if close := getattr(_listen_handler(self.app), "close", None):
                 parts.drain.closing.append(close)
             try:
@@ -142,97 +141,91 @@ class LayerSessionManager(StreamableHTTPSessionManager):
     # POST
 
     async def _post(self, request: Request, receive: Receive, send: Send) -> None:
-        message = await self._message(request, receive, send)
+        message = await read_message(
+            request.scope, receive, send, json_mode=self.json_response, max_bytes=self.max_request_body_size
+        )
         if message is None:
             return
-        parts, runner, inbound = self._serving()
+        parts, _, _ = self._serving()
         method = message.get("method")
-        if method is not None and "id" in message:
-            if parts.journal.age > parts.settings.journal_age:
-                raise StoreUnavailableError("the journal cannot write")
-            if method == "initialize" and wire.header(request.scope["headers"], wire.SESSION_HEADER) is None:
-                await initialize(
-                    self.app, parts, self._lifespan_state, message, request, send,
-                    owner=_owner(request.scope), json_mode=self.json_response,
-                )  # fmt: skip
-                return
+        if method is None:
+            await self._answer(message, request, send)
+        elif "id" not in message:
+            await self._notification(method, message.get("params"), request, send)
+        elif parts.journal.age > parts.settings.journal_age:
+            raise StoreUnavailableError("the journal cannot write")
+        elif method == "initialize":
+            await self._initialize(message, request, send)
+        else:
             await self._request(message, request, receive, send)
-            return
-        session = await self._session(request, send)
+
+    async def _answer(self, message: dict[str, Any], request: Request, send: Send) -> None:
+        parts, _, inbound = self._serving()
+        session = await find_session(parts, request.scope, send)
         if session is None:
             return
-        if method is None:
-            if len(wire.dump(message)) > parts.settings.max_message_bytes:
-                text = f"Answer too large: at most {parts.settings.max_message_bytes} bytes are allowed"
-                await wire.refuse(send, 413, text)
-            elif await inbound.answer(session, message):
-                await wire.respond(send, 202)
-            else:
-                await wire.refuse(send, 400, NOBODY_WAITS)
+        if len(wire.dump(message)) > parts.settings.max_message_bytes:
+            text = f"Answer too large: at most {parts.settings.max_message_bytes} bytes are allowed"
+            await wire.refuse(send, 413, text)
+        elif await inbound.answer(session, message):
+            await wire.respond(send, 202)
+        else:
+            await wire.refuse(send, 400, NOBODY_WAITS)
+
+    async def _notification(self, method: str, params: Any, request: Request, send: Send) -> None:
+        parts, runner, inbound = self._serving()
+        session = await find_session(parts, request.scope, send)
+        if session is None:
             return
-        params = message.get("params")
-        match method:
-            case "notifications/initialized":
-                await parts.sessions.mark_initialized(session.id)
-            case "notifications/cancelled":
-                await inbound.cancelled(session, params)
-            case "notifications/progress":
-                await inbound.progress(session, params)
-            case _:
-                pass
+        heard = session.client_params is not None
+        if method == "notifications/initialized":
+            heard = await parts.initialization.mark_initialized(session.id, owner=session.owner)
+        elif heard and method == "notifications/cancelled":
+            await inbound.cancelled(session, params)
+        elif heard and method == "notifications/progress":
+            await inbound.progress(session, params)
         await wire.respond(send, 202)
-        runner.notify_soon(session, method, params, request)
+        if heard:
+            runner.notify_soon(session, method, params, request)
+        else:
+            # Its client has not introduced itself yet, and a notification has no answer that could say so.
+            parts.telemetry.count("mcpsession_dropped_notifications_total")
+
+    async def _initialize(self, message: dict[str, Any], request: Request, send: Send) -> None:
+        parts, _, _ = self._serving()
+        assert self._task_group is not None
+        asked = Initialize(
+            self.app, parts, self._task_group, self._lifespan_state, message, request, send,
+            json_mode=self.json_response,
+        )  # fmt: skip
+        if wire.header(request.scope["headers"], wire.SESSION_HEADER) is None:
+            await asked.create(owner_of(request.scope))
+        elif (session := await find_session(parts, request.scope, send)) is not None:
+            await asked.introduce(session)
 
     async def _request(self, message: dict[str, Any], request: Request, receive: Receive, send: Send) -> None:
         parts, runner, _ = self._serving()
         claimed = wire.header(request.scope["headers"], wire.SESSION_HEADER)
         key = claimed.decode("latin-1") if claimed else ""
         # Registered before the first wait, so that a cancel that overtakes it finds it.
-        exchange = runner.arrive(key, message["id"])
+        exchange = runner.arrive(key, message["id"], message["method"])
         try:
-            session = await self._session(request, send)
-            if session is None:
-                return
-            if parts.drain.over:
-                raise StoreUnavailableError("this replica has drained")
-            with anyio.move_on_after(parts.settings.dead_after) as waiting:
-                await parts.heartbeat.may_write_again()
-            if waiting.cancelled_caught:
-                raise StoreUnavailableError("this replica pauses, because its beats are not confirmed")
+            session = await find_session(parts, request.scope, send)
+            while session is not None:
+                if parts.drain.over:
+                    raise StoreUnavailableError("this replica has drained")
+                with anyio.move_on_after(parts.settings.dead_after) as waiting:
+                    await parts.heartbeat.may_write_again()
+                if waiting.cancelled_caught:
+                    raise StoreUnavailableError("this replica pauses, because its beats are not confirmed")
+                if session not in parts.ended:
+                    break
+                # It ended while this request was on its way here, before its end could find the request.
+                session = await find_session(parts, request.scope, send)
         finally:
             parts.in_flight.leave_arriving(key, message["id"], exchange)
-        await runner.serve(exchange, session, message, request, receive, send)
-
-    async def _message(self, request: Request, receive: Receive, send: Send) -> dict[str, Any] | None:
-        """The one JSON-RPC message of a POST; None if it was refused."""
-        accept = wire.header(request.scope["headers"], b"accept") or b""
-        has_json, has_sse = wire.accepts(accept)
-        if not has_json or not (has_sse or self.json_response):
-            wanted = "application/json" if self.json_response else "both application/json and text/event-stream"
-            await wire.refuse(send, 406, f"Not Acceptable: Client must accept {wanted}")
-            return None
-        body = await self._body(request, receive, send)
-        if body is None:
-            return None
-        try:
-            return wire.parse_message(body)
-        except wire.NotAMessageError as error:
-            await wire.refuse(send, 400, str(error), code=error.code)
-            return None
-
-    async def _body(self, request: Request, receive: Receive, send: Send) -> bytes | None:
-        body = bytearray()
-        while True:
-            part = await receive()
-            if part["type"] == "http.disconnect":
-                return None
-            body += part.get("body", b"")
-            if len(body) > self.max_request_body_size:
-                text = f"Request body too large: at most {self.max_request_body_size} bytes are allowed"
-                await wire.refuse(send, 413, text)
-                return None
-            if not part.get("more_body", False):
-                return bytes(body)
+        if session is not None:
+            await runner.serve(exchange, session, message, request, receive, send)
 
     # GET and DELETE
 
@@ -244,7 +237,7 @@ class LayerSessionManager(StreamableHTTPSessionManager):
             return
         parts, _, _ = self._serving()
         try:
-            session = await self._session(request, send)
+            session = await find_session(parts, request.scope, send)
         except StoreUnavailableError:
             # Clients give up after two 5xx; an empty stream they take for a cut, and come back.
             body = wire.retry(_RETRY_AFTER * 1000)
@@ -269,45 +262,38 @@ class LayerSessionManager(StreamableHTTPSessionManager):
             await Resumption(parts, session, cursor, send).serve(receive)
 
     async def _delete(self, request: Request, send: Send) -> None:
-        session = await self._session(request, send)
+        parts, _, _ = self._serving()
+        session = await find_session(parts, request.scope, send)
         if session is None:
             return
-        assert self._endings is not None
-        if await self._endings.end(session):
+        tasks = self._task_group
+        assert tasks is not None
+
+        async def end() -> bool:
+            with ExitStack() as holding:
+                holding.enter_context(parts.endings.holding([session.id]))
+                ended = await parts.endings.end([session.id], "terminated", owner=session.owner)
+                # The client need not wait for that.
+                tasks.start_soon(_clear_away, parts, ended, holding.pop_all())
+            return bool(ended.sessions)
+
+        if await finish(tasks, end):
             await wire.respond(send, 200, b"{}")
         else:
             await wire.refuse(send, 404, wire.NOT_FOUND)
-
-    # Who it is
-
-    async def _session(self, request: Request, send: Send) -> Session | None:
-        """The caller's live session; None if the request was refused.
-
-        One answer for an id that is unknown, expired, ended or someone else's.
-        """
-        parts, _, _ = self._serving()
-        value = wire.header(request.scope["headers"], wire.SESSION_HEADER)
-        if value is None:
-            await wire.refuse(send, 400, "Bad Request: Missing session ID; start with initialize")
-            return None
-        session_id = wire.session_id_of(value)
-        if session_id is None:
-            text = "Bad Request: Mcp-Session-Id must be 1 to 128 visible ASCII characters"
-            await wire.refuse(send, 400, text)
-            return None
-        session = parts.cache.peek(session_id) or await parts.cache.load(session_id)
-        if session is None or session.owner != _owner(request.scope):
-            await wire.refuse(send, 404, wire.NOT_FOUND)
-            return None
-        if parts.cache.remaining(session) < parts.settings.touch_flush:
-            # Near its end the collected touch could come too late.
-            await parts.touches.touch(session_id)
-        return session
 
     def _serving(self) -> tuple[Parts, RequestRunner, Inbound]:
         if self._parts is None or self._runner is None or self._inbound is None:
             raise LayerClosedError
         return self._parts, self._runner, self._inbound
+
+
+async def _clear_away(parts: Parts, ended: Ended, holding: ExitStack) -> None:
+    with holding:
+        try:
+            await parts.endings.clear_away(ended)
+        except Exception:  # the boundary: what is left is the reaper's, and the replica serves on
+            logger.exception("what belonged to an ended session could not be cleared away")
 
 
 async def _fail(send: Send, status: int, text: str, *, begun: bool, over: bool) -> None:
@@ -324,11 +310,3 @@ def _listen_handler(server: Server[Any]) -> object:
     """The SDK's handler of `subscriptions/listen`, which can end its streams gracefully."""
     entry = server.get_request_handler("subscriptions/listen")
     return None if entry is None else entry.handler
-
-
-def _owner(scope: Scope) -> str:
-    """The whole principal (client, issuer, subject) as canonical text; empty for an anonymous client."""
-    user = scope.get("user")
-    if not isinstance(user, AuthenticatedUser):
-        return ""
-    return json.dumps(authorization_context(user), sort_keys=True)

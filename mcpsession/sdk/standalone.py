@@ -8,6 +8,7 @@ comes again. News that arrived while no stream was open comes collapsed to the n
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Sequence
 
@@ -16,7 +17,8 @@ from starlette.types import Receive, Send
 
 from mcpsession.broadcaster import EVERYTHING_CHANGED, decode
 from mcpsession.errors import HoldRefusedError, StoreUnavailableError
-from mcpsession.model import STANDALONE, Hold, Mail, News, Session, has_seen
+from mcpsession.model import STANDALONE, Hold, Mail, News, has_seen
+from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.dispatch import notification
 from mcpsession.sdk.outbound import gone, may_write
@@ -38,9 +40,13 @@ _MOST_NEWS = 256
 class Standalone:
     """One session's GET stream, while this replica holds it."""
 
+    request_id = None
+    """It answers no request."""
+
     def __init__(self, parts: Parts, session: Session, send: Send) -> None:
+        self.session = session
+        self.began = time.monotonic()
         self._parts = parts
-        self._session = session
         self._send = send
         self._socket = anyio.CancelScope()
         self._seq = 0
@@ -60,9 +66,13 @@ class Standalone:
         if below is None or self._epoch < below:
             self._socket.cancel()
 
+    def end(self) -> None:
+        """The session has ended; a stream of notifications has no last word."""
+        self._socket.cancel()
+
     async def serve(self, cursor: wire.Cursor | None, receive: Receive) -> None:
         """Hold the stream until the client goes or somebody takes it."""
-        parts, session_id = self._parts, self._session.id
+        parts, session_id = self._parts, self.session.id
         try:
             hold = await self._take()
         except HoldRefusedError as error:
@@ -75,7 +85,11 @@ class Standalone:
         if hold.previous is not None:
             parts.post_office.ring_hold(hold.previous, session_id, hold.epoch)
         # The older socket of this very replica lets go here; a remote one at the bell.
-        with parts.standalones.holding(session_id, self), parts.tails.reading(session_id, STANDALONE) as tail:
+        with parts.standalones.holding(STANDALONE, self), parts.tails.reading(session_id, STANDALONE) as tail:
+            if self.session in parts.ended:
+                # Ended while it was on its way here; what was taken may be a new session's with the same id.
+                await wire.refuse(self._send, 404, wire.NOT_FOUND)
+                return
             self._tail = tail
             unsubscribe = parts.broadcaster.subscribe(self._hear)
             try:
@@ -87,7 +101,7 @@ class Standalone:
     async def _take(self) -> Hold | None:
         while True:
             me = self._parts.heartbeat.replica_id
-            hold = await self._parts.holds.take(self._session.id, me)
+            hold = await self._parts.holds.take(self.session.id, me)
             # Declared dead meanwhile, this replica goes on under another id; a hold in the dead one's name is none.
             if me == self._parts.heartbeat.replica_id:
                 return hold
@@ -109,7 +123,7 @@ class Standalone:
 
     async def _settle(self, hold: Hold, tail: Tail) -> Hold:
         """Wait until the previous holder has let go (or is dead, or silent), so that no message goes to two."""
-        headers = wire.stream_headers(self._session.id)
+        headers = wire.stream_headers(self.session.id)
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         retry_ms = self._parts.limits.retry_ms
         first = wire.KEEP_ALIVE if retry_ms is None else wire.retry(retry_ms)
@@ -119,7 +133,7 @@ class Standalone:
             await tail.wait(0.05)
             force = anyio.current_time() >= deadline
             try:
-                looked = await self._parts.holds.settle(self._session.id, hold.epoch, force=force)
+                looked = await self._parts.holds.settle(self.session.id, hold.epoch, force=force)
             except StoreUnavailableError as error:
                 logger.warning("a standalone stream waits: %s", error)
                 await anyio.sleep(self._parts.settings.poll)
@@ -147,7 +161,7 @@ class Standalone:
             self._tail.wake()
 
     async def _stream(self, tail: Tail, epoch: int) -> None:
-        if self._session.protocol_version >= "2025-11-25":
+        if self.session.protocol_version >= "2025-11-25":
             # A cursor at once: should what follows be lost on the way, the client comes back with this one.
             await self._write([wire.priming(wire.standalone_event_id(self._seq, self._position), None)])
         await self._catch_up()
@@ -169,7 +183,7 @@ class Standalone:
     async def _write_events(self) -> bool:
         """Send the next page of the session's own events; True if there may be more."""
         try:
-            state = await self._parts.log.read(self._session.id, STANDALONE, self._seq, _PAGE)
+            state = await self._parts.log.read(self.session.id, STANDALONE, self._seq, _PAGE)
         except StoreUnavailableError as error:
             logger.warning("a standalone stream waits: %s", error)
             await anyio.sleep(self._parts.settings.poll)
@@ -229,12 +243,12 @@ class Standalone:
             await self._send({"type": "http.response.body", "body": b"".join(frames), "more_body": True})
 
     async def _stay_alive(self, epoch: int) -> None:
-        self._parts.touches.note(self._session.id)
+        self._parts.touches.note(self.session.id)
         await self._send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
         if self._saved == (self._seq, self._position):
             return
         try:
-            if not await self._parts.holds.save(self._session.id, epoch, self._seq, self._position):
+            if not await self._parts.holds.save(self.session.id, epoch, self._seq, self._position):
                 self._socket.cancel()
             self._saved = (self._seq, self._position)
         except StoreUnavailableError as error:
@@ -246,8 +260,8 @@ class Standalone:
             return
         with anyio.CancelScope(shield=True), anyio.move_on_after(5.0):
             try:
-                waiting = await self._parts.holds.release(self._session.id, epoch, self._seq, self._position)
+                waiting = await self._parts.holds.release(self.session.id, epoch, self._seq, self._position)
                 if waiting is not None:
-                    self._parts.post_office.ring_stream(waiting, self._session.id, STANDALONE)
+                    self._parts.post_office.ring_stream(waiting, self.session.id, STANDALONE)
             except StoreUnavailableError as error:
                 logger.warning("a standalone stream could not be released: %s; the next holder waits for it", error)

@@ -29,7 +29,7 @@ NOT_FOUND = "Session not found: it never existed, expired, or was ended. Start a
 KEEP_ALIVE = b": keep-alive\n\n"
 
 # Visible ASCII, as the specification demands of session ids; ours have 43 characters.
-_SESSION_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_SESSION_ID = re.compile(rb"[\x21-\x7e]+")
 _REQUEST_CURSOR = re.compile(r"([A-Za-z0-9_-]{16})\.(\d{1,18})")
 _LONGEST_ID = 256
 _STANDALONE_CURSOR = re.compile(r"s\.(\d{1,18})\.([0-9:,@.]{1,16000})")
@@ -65,9 +65,9 @@ def header(scope_headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes |
     return None
 
 
-def session_id_of(value: bytes) -> SessionId | None:
+def session_id_of(value: bytes, longest: int = 128) -> SessionId | None:
     """A session id from its header; None if no session can have such an id."""
-    return value.decode("ascii") if _SESSION_ID.fullmatch(value) else None
+    return value.decode("ascii") if len(value) <= longest and _SESSION_ID.fullmatch(value) else None
 
 
 @lru_cache(maxsize=256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ import anyio
 import pytest
 
 from mcpsession.contracts import Backend
-from mcpsession.model import AppendedStream, Batch, NewEvent, OpenedStream, Session, SessionId, StreamId, StreamState
+from mcpsession.model import AppendedStream, Batch, Mail, NewEvent, OpenedStream, SessionId, StreamId, StreamState
+from mcpsession.records import Admission, Ended, EndReason, Filter, Session
 
 
 def given(**settings: Any) -> pytest.MarkDecorator:
@@ -27,15 +29,71 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def a_session(backend: Backend, session_id: SessionId = "session", **fields: Any) -> Session:
-    session = Session(id=session_id, **fields)
-    await backend.sessions.create(session, None)
-    return session
+    """Create a session; returns it as it is stored."""
+    return await enter(backend, Session(session_id, **fields))
 
 
-async def expire(backend: Backend, session_id: SessionId = "session", **fields: Any) -> None:
+async def enter(backend: Backend, session: Session, opening: OpenedStream | None = None, **options: Any) -> Session:
+    """Create a session that a test has made itself."""
+    [stored] = await backend.sessions.create([session], opening, **{"admission": Admission(), **options})
+    return stored
+
+
+async def record(backend: Backend, session_id: SessionId = "session") -> Session:
+    """The whole record of a session that must live."""
+    [found] = await backend.directory.records([session_id])
+    return found
+
+
+async def dead_record(backend: Backend, session_id: SessionId = "session") -> Session | None:
+    """The record that diagnosis sees."""
+    found = await backend.directory.records([session_id], include_dead=True)
+    return found[0] if found else None
+
+
+async def living(backend: Backend) -> list[SessionId]:
+    """All that lives, in order."""
+    page = await backend.directory.page(Filter(), "", 10_000)
+    assert len(page) == await backend.directory.count(Filter())
+    return [session.id for session in page]
+
+
+async def end(
+    backend: Backend,
+    *session_ids: SessionId,
+    reason: EndReason = "deleted",
+    sender: str = "a",
+    claim: bool = False,
+    **options: Any,
+) -> Ended:
+    return await backend.sessions.end(session_ids or ["session"], reason, sender=sender, claim=claim, **options)
+
+
+async def terminate(backend: Backend, *session_ids: SessionId, **options: Any) -> Ended:
+    return await end(backend, *session_ids, **{"reason": "terminated", **options})
+
+
+async def mail_since(backend: Backend, position: str) -> list[Mail]:
+    """The broadcast mail past a position."""
+    news = await backend.mailbox.news(position)
+    assert news is not None
+    return list(news[0])
+
+
+def keys(*sessions: Session) -> list[tuple[SessionId, int]]:
+    """What names these sessions, and not others that have their ids later."""
+    return [(session.id, session.incarnation) for session in sessions]
+
+
+def body(mail: Mail) -> Any:
+    return json.loads(mail.body)
+
+
+async def expire(backend: Backend, session_id: SessionId = "session", **fields: Any) -> Session:
     """Create a session and see it expire."""
-    await a_session(backend, session_id, **{"ttl": 0.01, **fields})
+    session = await a_session(backend, session_id, **{"ttl": 0.01, **fields})
     await expired(backend, session_id)
+    return session
 
 
 async def expired(backend: Backend, session_id: SessionId = "session") -> None:

@@ -15,6 +15,7 @@ from tests.contract.given import (
     messages,
     numbered,
     opened,
+    terminate,
     until,
     write,
 )
@@ -68,7 +69,7 @@ async def test_sessions_that_are_not_live_take_no_standalone_messages(backend: B
     await a_session(backend, "expired", ttl=0.5)
     await backend.holds.take("terminated", "b")
     await backend.holds.take("expired", "b")
-    await backend.sessions.terminate("terminated", "", sender="b")
+    await terminate(backend, "terminated")
     await expired(backend, "expired")
     dead = ("terminated", "expired", "unknown")
 
@@ -81,7 +82,7 @@ async def test_sessions_that_are_not_live_take_no_standalone_messages(backend: B
 
 async def test_a_terminated_session_has_no_standalone_stream(backend: Backend) -> None:
     await a_session(backend)
-    await backend.sessions.terminate("session", "", sender="a")
+    await terminate(backend)
 
     assert await backend.log.read("session", "s", 0, 10) is None
 

@@ -6,9 +6,24 @@ import pytest
 
 from mcpsession.contracts import Backend, ReplicaRegistry
 from mcpsession.errors import SessionExistsError
-from mcpsession.model import Mail, NewEvent, Reaped, Session
+from mcpsession.model import Mail, NewEvent, Reaped
+from mcpsession.records import Session
 from tests.contract.conftest import Join
-from tests.contract.given import a_session, expire, expired, given, messages, opened, read, until, write
+from tests.contract.given import (
+    a_session,
+    dead_record,
+    end,
+    enter,
+    expire,
+    expired,
+    given,
+    messages,
+    opened,
+    read,
+    terminate,
+    until,
+    write,
+)
 
 
 async def test_there_is_nothing_to_reap_in_an_empty_store(backend: Backend) -> None:
@@ -16,7 +31,7 @@ async def test_there_is_nothing_to_reap_in_an_empty_store(backend: Backend) -> N
 
 
 async def test_an_expired_session_goes_with_its_streams_and_events(backend: Backend) -> None:
-    await backend.sessions.create(Session(id="session", ttl=0.5), opened("result", request_ids=("0",), finished=True))
+    await enter(backend, Session("session", ttl=0.5), opened("result", request_ids=("0",), finished=True))
     await backend.log.append_standalone([("session", NewEvent("said"))])
     await write(backend, opened("one", stream_id="open"))
     await expired(backend)
@@ -73,63 +88,72 @@ async def test_a_touched_session_is_never_reaped(backend: Backend) -> None:
     assert await backend.sessions.get("session") is not None
 
 
-async def test_a_claimed_session_is_dead_for_everyone_and_whole_for_the_claimant(backend: Backend, join: Join) -> None:
-    await join("a", "b")
-    await backend.sessions.create(Session(id="session", owner="me", metadata={"k": [1]}, ttl=0.5), None)
-    await expired(backend)
-
-    [claimed] = await backend.reaping.claim(10, by="a")
-
-    assert ("session", "me", {"k": [1]}, "expired") == (claimed.id, claimed.owner, claimed.metadata, claimed.status)
-    assert [] == list(await backend.reaping.claim(10, by="b"))
-    assert await backend.sessions.get("session") is None
-    assert Reaped() == await backend.reaping.reap(10)
-    assert 0 == await backend.reaping.remove(["session"], by="b")
-    assert 1 == await backend.reaping.remove(["session"], by="a")
-    assert 0 == await backend.reaping.remove(["session"], by="a")
-
-
-async def test_a_dead_replicas_claim_can_be_claimed_again(
-    backend: Backend, join: Join, registry: ReplicaRegistry
-) -> None:
-    await join("a", "b")
-    await a_session(backend, ttl=0.5)
-    await expired(backend)
-    await backend.reaping.claim(10, by="a")
-    await registry.leave("a")
-
-    assert ["session"] == [session.id for session in await backend.reaping.claim(10, by="b")]
-
-
-async def test_sessions_with_handlers_are_left_to_them_and_tombstones_are_not(backend: Backend) -> None:
-    await a_session(backend, ttl=0.5)
-    await expired(backend)
+async def test_sessions_with_handlers_are_left_to_them(backend: Backend) -> None:
+    await expire(backend)
 
     assert 0 == (await backend.reaping.reap(10, handled=True)).sessions
     assert 1 == (await backend.reaping.reap(10)).sessions
 
 
-async def test_a_tombstone_stays_for_its_ttl(backend: Backend) -> None:
-    await a_session(backend, ttl=60.0)
-    await backend.sessions.terminate("session", "", sender="a")
-
+async def test_what_is_claimed_is_left_to_its_claimant_while_that_lives(
+    backend: Backend, join: Join, registry: ReplicaRegistry
+) -> None:
+    await join("a")
+    await expire(backend, "expired")
+    [_] = await backend.reaping.claim(10, by="a")
+    await a_session(backend, "deleted")
+    await end(backend, "deleted", sender="a", claim=True)
     assert 0 == (await backend.reaping.reap(10)).sessions
 
+    await registry.leave("a")
+
+    assert 0 == (await backend.reaping.reap(10, handled=True)).sessions
+    assert 2 == (await backend.reaping.reap(10)).sessions
+
+
+@pytest.mark.parametrize("handled", [False, True])
+async def test_what_was_deleted_goes_at_once_with_all_that_belonged_to_it(backend: Backend, handled: bool) -> None:
+    await a_session(backend, ttl=None)
+    await write(backend, opened("one"))
+    await backend.subscriptions.subscribe("session", "file:///a", None)
+    await end(backend)
+
+    assert 1 == (await backend.reaping.reap(10, handled=handled)).sessions
+
+    assert await backend.log.read("session", "stream", 0, 10) is None
+    assert not await backend.subscriptions.unsubscribe("session", "file:///a")
+    assert Reaped() == await backend.reaping.reap(10)
+
+
+async def test_a_tombstone_stays_for_its_ttl_and_what_belonged_to_it_goes_at_once(backend: Backend) -> None:
+    await a_session(backend, ttl=60.0, state={"n": 1}, metadata={"k": 1})
+    await write(backend, opened("one"))
+    await terminate(backend)
+
+    await backend.reaping.reap(10)
+
+    tombstone = await dead_record(backend)
+    assert tombstone is not None
+    assert ("terminated", {}, {}) == (tombstone.status, tombstone.state, tombstone.metadata)
+    assert await backend.log.read("session", "stream", 0, 10) is None
+    assert [] == list(await backend.log.orphans(10))
+    # There is nothing more to do, so a reaper that goes on while there is comes to an end.
+    assert Reaped() == await backend.reaping.reap(10)
     with pytest.raises(SessionExistsError):
         await a_session(backend)
 
 
-@given(tombstone_ttl=0.05)
-async def test_a_tombstone_goes_with_all_that_the_session_left(backend: Backend) -> None:
+@given(tombstone_ttl=0.3)
+async def test_a_tombstone_goes_at_the_end_of_its_ttl(backend: Backend) -> None:
     await a_session(backend, ttl=None)
-    await write(backend, opened("one"))
-    await backend.sessions.terminate("session", "", sender="a")
+    await terminate(backend)
 
-    async def is_reaped() -> bool:
-        return (await backend.reaping.reap(10)).sessions == 1
+    async def is_gone() -> bool:
+        await backend.reaping.reap(10)
+        return await dead_record(backend) is None
 
-    await until(is_reaped)
-    assert await backend.log.read("session", "stream", 0, 10) is None
+    await until(is_gone)
+    await a_session(backend)
 
 
 @given(stream_ttl=0.05)

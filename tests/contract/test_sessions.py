@@ -1,19 +1,29 @@
-"""SessionStore: one liveness for all, and all or nothing."""
+"""SessionStore: one liveness for all, and what a session says of its life."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import anyio
 import pytest
 
-from mcpsession.contracts import Backend
-from mcpsession.errors import SessionExistsError, StoreError
-from mcpsession.model import Session
+from mcpsession.contracts import Backend, ReplicaRegistry
+from mcpsession.model import NewEvent
+from mcpsession.records import Change, Ended, Filter, Session
 from tests.contract.conftest import Join
-from tests.contract.given import a_session, expire, expired, given, messages, opened, read
+from tests.contract.given import (
+    a_session,
+    end,
+    enter,
+    expire,
+    expired,
+    given,
+    living,
+    mail_since,
+    record,
+    terminate,
+)
 
-# create
+# what a request needs
 
 
 async def test_a_session_is_read_back_as_it_was_created(backend: Backend) -> None:
@@ -21,6 +31,7 @@ async def test_a_session_is_read_back_as_it_was_created(backend: Backend) -> Non
         id="session",
         owner="https://issuer|alice",
         incarnation=3,
+        transport="stdio",
         protocol_version="2025-11-25",
         client_params='{"capabilities":{"elicitation":{}}}',
         initialized=True,
@@ -29,7 +40,7 @@ async def test_a_session_is_read_back_as_it_was_created(backend: Backend) -> Non
         ttl=60.0,
     )
 
-    await backend.sessions.create(created, None)
+    await enter(backend, created)
 
     got = await backend.sessions.get("session")
     assert got is not None
@@ -42,114 +53,18 @@ async def test_a_session_is_read_back_as_it_was_created(backend: Backend) -> Non
     assert got.created_at.tzinfo is not None
 
 
-async def test_a_new_session_has_an_empty_standalone_stream(backend: Backend) -> None:
-    await a_session(backend)
-
-    state = await read(backend, stream_id="s")
-    assert (0, 0, False, False, None, []) == (
-        state.last_seq,
-        state.trimmed_seq,
-        state.finished,
-        state.orphaned,
-        state.producer,
-        list(state.events),
-    )
-
-
-async def test_the_stream_that_answered_initialize_is_entered_finished(backend: Backend) -> None:
-    opening = opened("prime", "result", request_ids=("0",), finished=True)
-
-    await backend.sessions.create(Session(id="session"), opening)
-
-    state = await read(backend)
-    assert (2, True, False, False, ("0",)) == (
-        state.last_seq,
-        state.finished,
-        state.taken_over,
-        state.orphaned,
-        state.request_ids,
-    )
-    assert ["prime", "result"] == await messages(backend)
-
-
-async def test_a_second_session_of_the_same_id_is_refused_and_leaves_nothing(backend: Backend) -> None:
-    await a_session(backend, owner="first")
-
-    with pytest.raises(SessionExistsError):
-        await backend.sessions.create(Session(id="session", owner="second"), opened("result", finished=True))
-
+async def test_what_was_read_is_a_copy(backend: Backend) -> None:
+    metadata = {"list": [1]}
+    await a_session(backend, metadata=metadata)
+    metadata["list"].append(2)
     got = await backend.sessions.get("session")
     assert got is not None
-    assert "first" == got.owner
-    assert await backend.log.read("session", "stream", 0, 10) is None
+    got.metadata["list"].append(3)
 
+    again = await backend.sessions.get("session")
 
-async def test_a_session_whose_opening_cannot_be_stored_leaves_nothing(backend: Backend) -> None:
-    with pytest.raises(StoreError):
-        await backend.sessions.create(Session(id="session"), opened("fine", "\x00", finished=True))
-
-    assert await backend.sessions.get("session") is None
-    assert await backend.log.read("session", "s", 0, 10) is None
-    assert await backend.log.read("session", "stream", 0, 10) is None
-    await a_session(backend)
-
-
-async def test_of_many_who_create_one_id_at_once_one_succeeds(backend: Backend) -> None:
-    outcomes: list[str | None] = []
-
-    async def create(number: int) -> None:
-        try:
-            await backend.sessions.create(Session(id="session", owner=str(number)), None)
-        except SessionExistsError:
-            outcomes.append(None)
-        else:
-            outcomes.append(str(number))
-
-    async with anyio.create_task_group() as tasks:
-        for number in range(8):
-            tasks.start_soon(create, number)
-
-    [winner] = [outcome for outcome in outcomes if outcome is not None]
-    got = await backend.sessions.get("session")
-    assert got is not None
-    assert winner == got.owner
-
-
-async def test_the_id_of_a_terminated_session_stays_dead(backend: Backend) -> None:
-    await a_session(backend)
-    await backend.sessions.terminate("session", "", sender="a")
-
-    with pytest.raises(SessionExistsError):
-        await a_session(backend)
-    assert await backend.sessions.get("session") is None
-
-
-async def test_the_id_of_an_expired_session_cannot_be_used_again(backend: Backend) -> None:
-    await expire(backend)
-
-    with pytest.raises(SessionExistsError):
-        await a_session(backend)
-
-
-# what it says of its life
-
-
-@given(touch_flush=2.0, touch_step=3.0)
-async def test_a_session_lives_for_its_ttl_and_the_slack(backend: Backend) -> None:
-    await a_session(backend, ttl=100.0)
-
-    got = await backend.sessions.get("session")
-    assert got is not None
-    assert got.remaining is not None
-    assert 100.0 < got.remaining <= 105.0
-
-
-async def test_a_session_without_ttl_lives_for_ever(backend: Backend) -> None:
-    await a_session(backend, ttl=None)
-
-    got = await backend.sessions.get("session")
-    assert got is not None
-    assert (None, None) == (got.ttl, got.remaining)
+    assert again is not None
+    assert {"list": [1]} == again.metadata
 
 
 async def test_reading_a_session_does_not_touch_it(backend: Backend) -> None:
@@ -165,6 +80,38 @@ async def test_reading_a_session_does_not_touch_it(backend: Backend) -> None:
     assert after.remaining <= before.remaining
 
 
+# what it says of its life
+
+
+@given(touch_flush=2.0, touch_step=3.0)
+async def test_a_session_lives_for_its_ttl_and_the_slack(backend: Backend) -> None:
+    await a_session(backend, ttl=100.0)
+
+    got = await backend.sessions.get("session")
+    assert got is not None
+    assert got.remaining is not None
+    assert 100.0 < got.remaining <= 105.0
+
+
+@given(touch_flush=2.0, touch_step=60.0)
+async def test_the_slack_of_a_short_life_is_a_tenth_of_it(backend: Backend) -> None:
+    await a_session(backend, ttl=100.0)
+
+    got = await backend.sessions.get("session")
+    assert got is not None
+    assert got.remaining is not None
+    assert 111.0 < got.remaining <= 112.0
+
+
+async def test_a_session_without_ttl_lives_for_ever(backend: Backend) -> None:
+    await a_session(backend, ttl=None)
+
+    got = await backend.sessions.get("session")
+    assert got is not None
+    assert (None, None) == (got.ttl, got.remaining)
+    assert (await record(backend)).expires_at is None
+
+
 # one liveness
 
 
@@ -172,31 +119,82 @@ async def never_created(backend: Backend) -> None:
     pass
 
 
+async def expired_one(backend: Backend) -> None:
+    await expire(backend)
+
+
+async def deleted(backend: Backend) -> None:
+    await a_session(backend)
+    await end(backend)
+
+
 async def terminated(backend: Backend) -> None:
     await a_session(backend)
-    await backend.sessions.terminate("session", "", sender="a")
+    await terminate(backend)
 
 
-@pytest.mark.parametrize("end", [never_created, terminated, expire])
+async def ended_and_claimed(backend: Backend) -> None:
+    await a_session(backend)
+    await end(backend, claim=True)
+
+
+async def expired_and_claimed(backend: Backend) -> None:
+    await expire(backend)
+    [_] = await backend.reaping.claim(10, by="a")
+
+
+async def terminated_and_removed(backend: Backend) -> None:
+    await a_session(backend)
+    await terminate(backend)
+    await backend.reaping.reap(10)
+
+
+async def rotated_away(backend: Backend) -> None:
+    await a_session(backend)
+    await backend.sessions.rotate("session", "new", owner=None, new_owner=None, sender="a")
+    await end(backend, "new")
+
+
+@pytest.mark.parametrize(
+    "bring_about",
+    [
+        never_created,
+        expired_one,
+        deleted,
+        terminated,
+        ended_and_claimed,
+        expired_and_claimed,
+        terminated_and_removed,
+        rotated_away,
+    ],
+)
 async def test_a_session_that_is_not_live_is_so_to_every_method(
-    backend: Backend, end: Callable[[Backend], Awaitable[None]]
+    backend: Backend, join: Join, bring_about: Callable[[Backend], Awaitable[None]]
 ) -> None:
-    await end(backend)
+    await join("a")
+    await bring_about(backend)
     sessions, position = backend.sessions, await backend.mailbox.position()
 
     assert await sessions.get("session") is None
-    assert 0 == await sessions.count(10)
-    assert await sessions.mark_initialized("session") is False
-    assert await sessions.set_log_level("session", "debug", sender="a") is False
     assert {} == await sessions.touch(["session"])
-    assert await sessions.terminate("session", "", sender="a") is None
+    for change in (Change(ttl=5.0), Change(ttl=None), Change(log_level="debug"), Change(failure="broken")):
+        assert await sessions.change("session", change, sender="a") is False
+    assert Ended() == await end(backend, claim=True)
+    assert Ended() == await terminate(backend)
+    assert Ended() == await sessions.rotate("session", "other", owner=None, new_owner=None, sender="a")
     assert await sessions.load_state("session") is None
     assert await sessions.save_state("session", 1, "{}") is None
+    assert await backend.initialization.claim("session", "claim", 30.0) is False
+    assert await backend.initialization.complete("session", "claim", "2025-11-25", "{}") is False
+    assert await backend.initialization.mark_initialized("session") is False
+    assert [] == list(await backend.directory.records(["session"]))
+    assert [] == await living(backend)
+    assert await backend.subscriptions.subscribe("session", "file:///a", None) is False
+    assert [] == list(await backend.subscriptions.uris("session"))
     assert await backend.holds.take("session", "a") is None
     assert await backend.holds.settle("session", 0, force=True) is None
-    news = await backend.mailbox.news(position)
-    assert news is not None
-    assert [] == list(news[0])
+    assert {} == dict(await backend.log.append_standalone([("session", NewEvent("lost"))]))
+    assert [] == await mail_since(backend, position)
 
 
 async def test_a_session_that_is_held_when_it_expires_is_not_live_to_its_holder(backend: Backend, join: Join) -> None:
@@ -210,28 +208,76 @@ async def test_a_session_that_is_held_when_it_expires_is_not_live_to_its_holder(
     assert await backend.holds.take("session", "a") is None
 
 
-async def test_only_live_sessions_are_counted_and_no_more_than_asked_for(backend: Backend) -> None:
-    await expire(backend, "expired")
-    for name in ("a", "b", "c", "terminated"):
-        await a_session(backend, name)
-    await backend.sessions.terminate("terminated", "", sender="a")
+async def test_nobody_revives_a_session_that_has_expired(
+    backend: Backend, join: Join, registry: ReplicaRegistry
+) -> None:
+    """Neither what a client does later, nor a claimant that dies."""
+    await join("a")
+    await expire(backend)
+    await backend.sessions.touch(["session"])
+    await backend.sessions.change("session", Change(ttl=None), sender="a")
+    await backend.reaping.claim(10, by="a")
+    await registry.leave("a")
 
-    assert 3 == await backend.sessions.count(10)
-    assert 2 == await backend.sessions.count(2)
+    assert await backend.sessions.get("session") is None
+
+
+# owners
+
+
+async def test_someone_elses_session_is_as_if_it_were_not_there(backend: Backend) -> None:
+    await a_session(backend, owner="alice")
+    sessions, position = backend.sessions, await backend.mailbox.position()
+    before = await record(backend)
+
+    for owner in ("mallory", "", "Alice", "alice "):
+        assert {} == await sessions.touch(["session"], owner=owner)
+        assert await sessions.change("session", Change(ttl=5.0), owner=owner, sender="a") is False
+        assert Ended() == await sessions.end(["session"], "deleted", owner=owner, sender="a", claim=False)
+        assert Ended() == await sessions.rotate("session", "new", owner=owner, new_owner=None, sender="a")
+        assert await sessions.load_state("session", owner=owner) is None
+        assert await sessions.save_state("session", before.version, "{}", owner=owner) is None
+        assert await backend.initialization.claim("session", "claim", 30.0, owner=owner) is False
+        assert await backend.initialization.mark_initialized("session", owner=owner) is False
+        assert [] == list(await backend.directory.records(["session"], owner=owner, include_dead=True))
+        assert 0 == await backend.directory.count(Filter(owner=owner))
+
+    after = await record(backend)
+    assert (before.last_active_at, before.expires_at, before.version) == (
+        after.last_active_at,
+        after.expires_at,
+        after.version,
+    )
+    assert [] == await mail_since(backend, position)
+
+
+async def test_its_owner_and_one_who_does_not_ask_both_find_a_session(backend: Backend) -> None:
+    session = await a_session(backend, owner="alice")
+
+    for owner in ("alice", None):
+        assert "session" in await backend.sessions.touch(["session"], owner=owner)
+        assert await backend.sessions.change("session", Change(log_level="debug"), owner=owner, sender="a")
+        assert (session.version, "{}") == await backend.sessions.load_state("session", owner=owner)
+        assert ["session"] == [s.id for s in await backend.directory.records(["session"], owner=owner)]
 
 
 # namespaces
 
 
 async def test_the_same_id_is_another_session_in_another_namespace(backend: Backend, neighbour: Backend) -> None:
-    await a_session(backend, owner="ours")
+    session = await a_session(backend, owner="ours")
+    await backend.subscriptions.subscribe("session", "file:///a", None)
 
     assert await neighbour.sessions.get("session") is None
-    assert 0 == await neighbour.sessions.count(10)
-    assert await neighbour.sessions.terminate("session", "ours", sender="a") is None
-    await a_session(neighbour, owner="theirs")
-    await neighbour.sessions.terminate("session", "theirs", sender="a")
+    assert [] == await living(neighbour)
+    assert Ended() == await terminate(neighbour)
+    assert [] == list(await neighbour.subscriptions.subscribers("file:///a", "", 10))
+    theirs = await a_session(neighbour, owner="theirs", version=session.version)
+    assert await neighbour.sessions.change("session", Change(ttl=None), sender="a")
+    assert await neighbour.sessions.save_state("session", theirs.version, '{"of": "theirs"}')
+    await terminate(neighbour)
+    await neighbour.reaping.reap(10)
 
-    got = await backend.sessions.get("session")
-    assert got is not None
-    assert "ours" == got.owner
+    ours = await record(backend)
+    assert ("ours", {}, session.version) == (ours.owner, ours.state, ours.version)
+    assert ["session"] == list(await backend.subscriptions.subscribers("file:///a", "", 10))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -15,10 +16,16 @@ README = (ROOT / "README.md").read_text()
 SNIPPETS = [one for one in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "async with Client" not in one]
 
 
-def test_the_ten_line_example_makes_an_app_and_its_tools_are_listed():
+async def test_the_snippets_run_and_the_example_makes_an_app_with_its_tools(capsys):
     namespace: dict[str, Any] = {}
-    for snippet in SNIPPETS:
+    # What is awaited is a fragment of an async function, and comes when all is defined.
+    for snippet in sorted(SNIPPETS, key=lambda one: "async with" in one):
+        if snippet.startswith("async with"):
+            snippet = "async def fragment():\n" + indent(snippet, "    ")
         exec(snippet.replace("postgresql://app@db/app", "memory://"), namespace)  # ours, from this repository
+        if fragment := namespace.pop("fragment", None):
+            await fragment()
+    assert "deleted {'cart': ['tea'], 'paid': True}" in capsys.readouterr().out
     assert isinstance(namespace["app"], Starlette)
     tools = {tool.name for tool in namespace["mcp"]._tool_manager.list_tools()}
     assert {"price", "add_to_cart"} == tools

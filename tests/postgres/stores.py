@@ -13,11 +13,11 @@ from mcpsession.model import (
     OpenedStream,
     Replica,
     ReplicaId,
-    Session,
     new_replica_id,
     new_session_id,
 )
 from mcpsession.postgres.backend import PostgresBackend
+from mcpsession.records import Admission, Session
 from mcpsession.settings import Settings
 
 
@@ -50,7 +50,7 @@ async def dying(backend: PostgresBackend) -> ReplicaId:
 
 async def open_session(backend: PostgresBackend, **fields: Any) -> str:
     session = Session(new_session_id(), **fields)
-    await backend.sessions.create(session, None)
+    await backend.sessions.create([session], admission=Admission())
     return session.id
 
 

@@ -9,7 +9,9 @@ import asyncpg
 import pytest
 
 from mcpsession.errors import ConfigurationError, LayerClosedError, StoreError, StoreUnavailableError
-from mcpsession.postgres.pool import Address, Database, Link, redacted, translate
+from mcpsession.postgres.address import Address, redacted, translate
+from mcpsession.postgres.link import Link
+from mcpsession.postgres.pool import Database
 from mcpsession.settings import Settings
 
 _CUT_OTHERS = """

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
+import asyncpg
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import Context, MCPServer
 
 from mcpsession import SessionLayer
@@ -67,7 +70,7 @@ async def replica(
     """Run one replica. `wrap` may change the backend before the layer sees it."""
     chosen = Settings(**settings)
     backend: Any = PostgresBackend(url, None, chosen)
-    for part in ("sessions", "log", "mailbox", "holds", "reaping"):
+    for part in ("sessions", "initialization", "log", "mailbox", "holds", "reaping", "subscriptions"):
         setattr(backend, part, Gated(getattr(backend, part)))
     wrap(backend)
     layer = SessionLayer(backend, chosen)
@@ -81,9 +84,9 @@ async def replica(
 class Client:
     """A client with one session, that sends each message to whichever replica it is told."""
 
-    def __init__(self, version: str = VERSION) -> None:
+    def __init__(self, version: str = VERSION, session_id: str = "") -> None:
         self.version = version
-        self.session_id = ""
+        self.session_id = session_id
         self._ids = count(1)
 
     @property
@@ -91,12 +94,7 @@ class Client:
         return {**ACCEPT, "mcp-session-id": self.session_id, "mcp-protocol-version": self.version}
 
     async def initialize(self, at: Replica, capabilities: Mapping[str, Any] | None = None) -> Client:
-        params = {
-            "protocolVersion": self.version,
-            "capabilities": dict(capabilities or {"elicitation": {}, "sampling": {}, "roots": {}}),
-            "clientInfo": {"name": "tests", "version": "1"},
-        }
-        message = {"jsonrpc": "2.0", "id": "init", "method": "initialize", "params": params}
+        message = hello(self.version, capabilities=capabilities)
         async with request(at.app, "POST", headers=ACCEPT, json_body=message) as response:
             await response.ended()
             assert 200 == response.status, response.body
@@ -151,6 +149,38 @@ class Client:
         async with request(at.app, "DELETE", headers=self.headers) as response:
             await response.ended()
             return response.status
+
+
+def hello(version: str = VERSION, *, id: Any = "init", capabilities: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The message `initialize`."""
+    params = {
+        "protocolVersion": version,
+        "capabilities": dict(capabilities or {"elicitation": {}, "sampling": {}, "roots": {}}),
+        "clientInfo": {"name": "tests", "version": "1"},
+    }
+    return {"jsonrpc": "2.0", "id": id, "method": "initialize", "params": params}
+
+
+def signed_in(at: Replica, name: str) -> Replica:
+    """The replica as somebody reaches it whom the server's authentication knows."""
+    user = AuthenticatedUser(AccessToken(token="secret", client_id="tests", scopes=[], subject=name))
+
+    async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        await at.app({**scope, "user": user}, receive, send)
+
+    return replace(at, app=app)
+
+
+async def stored(at: Replica, table: str, session_id: str | None = None) -> int:
+    """How many rows a table has, of one session or of all."""
+    connection = await asyncpg.connect(at.backend._direct.url)
+    try:
+        key = "id" if table == "sessions" else "session_id"
+        where = f"{key} = $1" if session_id is not None else "$1::text IS NULL"
+        found: int = await connection.fetchval(f"SELECT count(*) FROM mcpsession.{table} WHERE {where}", session_id)
+        return found
+    finally:
+        await connection.close()
 
 
 def text_of(message: Any) -> str:

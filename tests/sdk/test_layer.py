@@ -10,7 +10,7 @@ import pytest
 
 from mcpsession import SessionLayer
 from mcpsession.errors import ConfigurationError, SchemaError, StoreUnavailableError
-from mcpsession.model import Session
+from mcpsession.records import Admission, Session
 
 FAST = {"beat": 0.05, "dead_after": 0.3, "fence_margin": 0.1}
 
@@ -44,13 +44,17 @@ async def test_a_second_drain_waits_for_the_first() -> None:
     ended: list[str] = []
 
     class Call:
+        request_id = 1
+        method = "tools/call"
+        began = 0.0
+
         def end(self, message: str) -> None: ...
         def cancel(self) -> None: ...
         def sever(self) -> None: ...
 
-    call = Call()
+    session, call = Session(id="s"), Call()
     async with layer.running() as parts, anyio.create_task_group() as tasks:
-        assert parts.in_flight.enter("session", 1, call)
+        assert parts.in_flight.enter(session, 1, call)
 
         async def drain(name: str) -> None:
             await layer.drain(grace=30)
@@ -61,7 +65,7 @@ async def test_a_second_drain_waits_for_the_first() -> None:
         await anyio.wait_all_tasks_blocked()
         assert "draining" == layer.health().status
         assert [] == ended
-        parts.in_flight.leave("session", 1, call)
+        parts.in_flight.leave(session, 1, call)
     assert {"first", "second"} == set(ended)
 
 
@@ -82,7 +86,7 @@ async def test_expiry_handlers_get_the_whole_session_and_a_failing_one_does_not_
         buried.set()
 
     async with layer.running() as parts:
-        await parts.sessions.create(Session(id="s", owner="me", metadata={"k": 1}, ttl=0.05), None)
+        await parts.sessions.create([Session(id="s", owner="me", metadata={"k": 1}, ttl=0.05)], admission=Admission())
         with anyio.fail_after(5):
             await buried.wait()
     assert [("s", "me", {"k": 1}, "expired")] == [(s.id, s.owner, dict(s.metadata), s.status) for s in told]
@@ -119,7 +123,7 @@ def test_an_event_store_is_refused_with_the_reason() -> None:
 async def test_an_embedded_url_starts_a_private_postgres_with_its_tables_and_keeps_its_data(tmp_path: Path) -> None:
     url = f"embedded://{tmp_path}/db"
     async with SessionLayer.from_url(url).running() as parts:
-        await parts.sessions.create(Session(id="s", ttl=60.0), None)
+        await parts.sessions.create([Session(id="s", ttl=60.0)], admission=Admission())
     async with SessionLayer.from_url(url) as layer:
         assert "ok" == layer.health().status
         assert await layer.sessions.get("s") is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import anyio
@@ -108,6 +109,32 @@ async def test_a_value_that_is_not_json_stays_in_its_request_with_a_warning_that
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert any("'lock'" in warning for warning in warnings)
     assert any("'endless'" in warning for warning in warnings)
+
+
+async def test_a_value_of_another_type_is_another_value(here, client):
+    async def script(ctx):
+        return await put(flag=True, deep=[{"n": 1.0}], kept={"a": 1, "b": 2})
+
+    here.scripts["put"] = script
+    with anyio.fail_after(5):
+        await here.layer.sessions.update(client.session_id, lambda _: {"flag": 1, "deep": [{"n": 1}], "kept": {}})
+        async with client.call(here, "put") as response:
+            assert "put" == text_of(await response.message())
+        state = await here.layer.sessions.state(client.session_id)
+    assert '{"flag": true, "deep": [{"n": 1.0}], "kept": {"a": 1, "b": 2}}' == json.dumps(state)
+
+
+async def test_a_request_that_changes_nothing_writes_nothing(here, client):
+    async def script(ctx):
+        return await put(kept={"b": 2, "a": 1})
+
+    here.scripts["put"] = script
+    with anyio.fail_after(5):
+        await here.layer.sessions.update(client.session_id, lambda _: {"kept": {"a": 1, "b": 2}})
+        before = here.backend.sessions.calls["save_state"]
+        async with client.call(here, "put") as response:
+            assert "put" == text_of(await response.message())
+    assert before == here.backend.sessions.calls["save_state"]
 
 
 async def test_a_request_that_asks_for_no_state_reads_and_writes_none(here, client):

@@ -9,7 +9,7 @@ import pytest
 
 from mcpsession.cache import SessionCache
 from mcpsession.memory.backend import MemoryBackend
-from mcpsession.model import Session
+from mcpsession.records import Admission, Session
 from mcpsession.settings import Settings
 from tests.sdk.gates import Gated
 
@@ -21,14 +21,14 @@ class World:
         chosen = Settings(**{"touch_flush": 0.001, "touch_step": 0.001, **settings})
         self.now = 1000.0
         self.echo_age = 0.0
-        self.store = Gated(MemoryBackend(chosen).sessions)
+        backend = MemoryBackend(chosen)
+        self.store, self.initialization = Gated(backend.sessions), backend.initialization
         self.cache = SessionCache(self.store, chosen, lambda: self.now - self.echo_age)
         monkeypatch.setattr("mcpsession.cache.time", SimpleNamespace(monotonic=lambda: self.now))
 
     async def open(self, session_id="s" * 43, *, ttl=None, initialized=True):
-        await self.store.create(Session(session_id, ttl=ttl), None)
-        if initialized:
-            await self.store.mark_initialized(session_id)
+        session = Session(session_id, ttl=ttl, client_params="{}", initialized=initialized)
+        await self.store.create([session], admission=Admission())
         return session_id
 
     @property
@@ -161,5 +161,5 @@ async def test_a_ttl_of_zero_reads_for_each_request(monkeypatch):
 async def test_a_session_that_is_not_initialized_yet_is_not_kept(world):
     session_id = await world.open(initialized=False)
     assert not (await world.cache.load(session_id)).initialized
-    await world.store.mark_initialized(session_id)
+    await world.initialization.mark_initialized(session_id)
     assert (await world.cache.load(session_id)).initialized

@@ -12,7 +12,8 @@ import pytest
 from mcpsession.errors import StoreError, StoreUnavailableError, StreamLostError
 from mcpsession.journal import Journal
 from mcpsession.memory.backend import MemoryBackend
-from mcpsession.model import Replica, Session, new_replica_id, new_session_id
+from mcpsession.model import Replica, new_replica_id, new_session_id
+from mcpsession.records import Admission, Session
 from mcpsession.settings import Settings
 from tests.sdk.gates import Gated, settle, until
 
@@ -70,7 +71,7 @@ class World:
     @asynccontextmanager
     async def running(self):
         session = Session(new_session_id())
-        await self.backend.sessions.create(session, None)
+        await self.backend.sessions.create([session], admission=Admission())
         self.session = session.id
         async with self.backend.registry() as registry, anyio.create_task_group() as tasks:
             self.registry = registry

@@ -1,0 +1,135 @@
+"""The rows that Postgres keeps, as Python objects."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+from mcpsession.model import Mail, NewEvent, ReplicaId, SessionId, StreamId
+from mcpsession.records import EndReason, Session
+
+
+class Moment(NamedTuple):
+    """A point in time on two clocks: what expires is compared on the monotonic one, the other is for display."""
+
+    tick: float
+    time: datetime | None
+
+    @classmethod
+    def now(cls) -> Moment:
+        return cls(time.monotonic(), datetime.now(UTC))
+
+    def later(self, seconds: float | None) -> Moment:
+        """So many seconds later, or never (None)."""
+        if seconds is None or self.time is None:
+            return NEVER
+        try:
+            shown = self.time + timedelta(seconds=seconds)
+        except OverflowError:
+            shown = datetime.max.replace(tzinfo=UTC)
+        return Moment(self.tick + seconds, shown)
+
+
+NEVER = Moment(math.inf, None)
+
+
+@dataclass(slots=True, eq=False)
+class SessionRow:
+    """`session` has what seldom changes; the other fields, and not its own, tell the rest."""
+
+    session: Session
+    metadata: str
+    state: str
+    active: Moment
+    expires: Moment
+    ended: Moment | None = None
+    claimed_by: ReplicaId | None = None
+    initializer: str | None = None
+    lease_ends: float = -math.inf
+
+    def is_live(self, now: float) -> bool:
+        """The one predicate."""
+        return self.session.status == "live" and self.claimed_by is None and self.expires.tick > now
+
+    def is_initializing(self, now: float) -> bool:
+        return self.initializer is not None and self.lease_ends > now
+
+    def remaining(self) -> float | None:
+        """Seconds left to live; None: for ever."""
+        return None if self.expires is NEVER else max(0.0, self.expires.tick - time.monotonic())
+
+    def end(self, reason: EndReason, now: Moment) -> None:
+        self.session = replace(
+            self.session, status="terminated" if reason == "terminated" else "removed", end_reason=reason
+        )
+        self.ended = self.expires = now
+
+    def record(self, *, with_state: bool = True, event_count: int | None = None) -> Session:
+        """A live session as it is told of."""
+        return replace(
+            self.session,
+            initializing=self.is_initializing(time.monotonic()),
+            metadata=json.loads(self.metadata),
+            state=json.loads(self.state) if with_state else {},
+            remaining=self.remaining(),
+            last_active_at=self.active.time,
+            expires_at=self.expires.time,
+            ended_at=None if self.ended is None else self.ended.time,
+            event_count=event_count,
+        )
+
+    def last_record(self, *, event_count: int | None = None) -> Session:
+        """A dead session as it is told of: one that was not ended has expired."""
+        record = replace(self.record(event_count=event_count), remaining=0.0)
+        return replace(record, status="expired", end_reason="expired") if record.status == "live" else record
+
+
+@dataclass(slots=True, eq=False)
+class EventRow:
+    seq: int
+    message: str
+    request_of: ReplicaId | None
+
+
+@dataclass(slots=True, eq=False)
+class StreamRow:
+    session_id: SessionId
+    id: StreamId
+    request_ids: tuple[str, ...] = ()
+    answered_ids: set[str] = field(default_factory=set)
+    producer: ReplicaId | None = None
+    reader: ReplicaId | None = None
+    last_seq: int = 0
+    events: list[EventRow] = field(default_factory=list)
+    finished: bool = False
+    taken_over: bool = False
+    expires_at: float | None = None
+    holder: ReplicaId | None = None
+    previous_holder: ReplicaId | None = None
+    holder_epoch: int = 0
+    released_epoch: int = 0
+    takes: list[float] = field(default_factory=list)
+    delivered_seq: int = 0
+    delivered_news: str = ""
+
+    def append(self, event: NewEvent) -> None:
+        self.last_seq += 1
+        self.events.append(EventRow(self.last_seq, event.message, event.request_of))
+        if event.answers is not None:
+            self.answered_ids.add(event.answers)
+
+
+@dataclass(slots=True, eq=False)
+class MailRow:
+    mail: Mail
+    expires_at: float
+
+
+@dataclass(slots=True, eq=False)
+class ReplicaRow:
+    beats: int = 0
+    dead_at: float | None = None

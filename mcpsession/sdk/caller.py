@@ -1,0 +1,44 @@
+"""Who sends a request: its principal, and its live session."""
+
+from __future__ import annotations
+
+import json
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
+from starlette.types import Scope, Send
+
+from mcpsession.records import Session
+from mcpsession.sdk import wire
+from mcpsession.sdk.parts import Parts
+
+
+def owner_of(scope: Scope) -> str:
+    """The whole principal (client, issuer, subject) as canonical text; empty for an anonymous client."""
+    user = scope.get("user")
+    if not isinstance(user, AuthenticatedUser):
+        return ""
+    return json.dumps(authorization_context(user), sort_keys=True)
+
+
+async def find_session(parts: Parts, scope: Scope, send: Send) -> Session | None:
+    """The caller's live session; None if the request was refused.
+
+    One answer for an id that is unknown, expired, ended, someone else's, or of a session that has failed.
+    """
+    value = wire.header(scope["headers"], wire.SESSION_HEADER)
+    if value is None:
+        await wire.refuse(send, 400, "Bad Request: Missing session ID; start with initialize")
+        return None
+    session_id = wire.session_id_of(value, parts.settings.max_id_length)
+    if session_id is None:
+        rule = f"1 to {parts.settings.max_id_length} visible ASCII characters"
+        await wire.refuse(send, 400, f"Bad Request: Mcp-Session-Id must be {rule}")
+        return None
+    session = parts.cache.peek(session_id) or await parts.cache.load(session_id)
+    if session is None or session.owner != owner_of(scope) or session.failure is not None:
+        await wire.refuse(send, 404, wire.NOT_FOUND)
+        return None
+    if parts.cache.remaining(session) < parts.settings.touch_flush:
+        # Near its end the collected touch could come too late.
+        await parts.touches.touch(session_id)
+    return session

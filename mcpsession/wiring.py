@@ -1,0 +1,164 @@
+"""The parts of one replica, built, and what they tell each other."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+
+from mcpsession.broadcaster import Broadcaster
+from mcpsession.cache import SessionCache
+from mcpsession.contracts import Backend
+from mcpsession.endings import Endings
+from mcpsession.expiry import ExpiryHandlers
+from mcpsession.heartbeat import Heartbeat
+from mcpsession.journal import Journal
+from mcpsession.model import STANDALONE, ReplicaId, SessionId
+from mcpsession.orphans import Orphans
+from mcpsession.post_office import PostOffice
+from mcpsession.reaper import Reaper
+from mcpsession.sdk.parts import Limits, Parts
+from mcpsession.sdk.termination import changed, introduce
+from mcpsession.sessions import Sessions, Surroundings
+from mcpsession.settings import Settings
+from mcpsession.tails import Tails
+from mcpsession.telemetry import Telemetry
+from mcpsession.touches import Touches
+
+logger = logging.getLogger(__name__)
+
+
+StartSoon = Callable[[Callable[[bool], Coroutine[Any, Any, object]], bool], object]
+
+
+def at_rest(job: Callable[[bool], Coroutine[Any, Any, object]], argument: bool) -> None:
+    """Nothing runs; what was to be done is found by the next replica's reaper."""
+    del job, argument
+
+
+class Wiring:
+    """One replica, at rest; the layer runs it."""
+
+    def __init__(self, backend: Backend, settings: Settings, telemetry: Telemetry) -> None:
+        self.heartbeat = heartbeat = Heartbeat(backend, settings)
+        self.post_office = post_office = PostOffice(backend.mailbox, backend.doorbell, self.me)
+        cache = SessionCache(
+            backend.sessions, settings, lambda: -math.inf if post_office.behind else backend.doorbell.last_echo()
+        )
+        self.handlers = ExpiryHandlers(backend.reaping, settings, me=self.me, telemetry=telemetry)
+        endings = Endings(
+            backend.sessions, backend.reaping, self.handlers, post_office, settings, me=self.me, telemetry=telemetry
+        )
+        self.orphans = Orphans(backend.log, settings, me=self.me, telemetry=telemetry)
+        self.reaper = Reaper(
+            backend.reaping, backend.directory, self.orphans, self.handlers, endings, settings, telemetry=telemetry
+        )
+        self.parts = parts = Parts(
+            settings=settings,
+            sessions=backend.sessions,
+            initialization=backend.initialization,
+            subscriptions=backend.subscriptions,
+            log=backend.log,
+            holds=backend.holds,
+            mailbox=backend.mailbox,
+            cache=cache,
+            touches=Touches(backend.sessions, cache.extend),
+            journal=Journal(backend.log, settings, self.me),
+            tails=Tails(),
+            post_office=post_office,
+            broadcaster=Broadcaster(post_office.broadcast, self.me),
+            heartbeat=heartbeat,
+            telemetry=telemetry,
+            endings=endings,
+            limits=Limits(
+                ttl=settings.session_ttl,
+                max_sessions=settings.max_sessions,
+                max_sessions_per_owner=settings.max_sessions_per_owner,
+                retry_ms=settings.retry_ms,
+            ),
+        )
+        self.sessions = Sessions(
+            Surroundings(
+                backend=backend,
+                settings=settings,
+                endings=endings,
+                handlers=self.handlers,
+                me=self.me,
+                ttl=lambda: parts.limits.ttl,
+                admission=lambda: parts.limits.admission(),
+                changed=self._changed,
+                cleanup=self._cleanup,
+            )
+        )
+        self.start_soon: StartSoon = at_rest
+        """Runs something in the layer's task group, while there is one."""
+        self._reborn = anyio.Event()
+        introduce(parts)
+        self._introduce()
+
+    def me(self) -> ReplicaId:
+        return self.heartbeat.replica_id
+
+    async def reborn(self) -> None:
+        """Wait until this replica has become a new one."""
+        await self._reborn.wait()
+        self._reborn = anyio.Event()
+
+    def after_a_gap(self) -> None:
+        """The listener was away: nothing it knew of is certain, and bells may have been lost."""
+        self.parts.cache.clear()
+        self.post_office.wake()
+        self.parts.tails.wake_all()
+
+    def _changed(self, session_id: SessionId) -> None:
+        changed(self.parts, session_id)
+        self.post_office.ring_all()
+
+    async def _cleanup(self) -> int:
+        return (await self.reaper.run_once()).sessions
+
+    def _introduce(self) -> None:
+        parts, office, heartbeat = self.parts, self.post_office, self.heartbeat
+        office.on("news", parts.broadcaster.hear)
+        office.on_stream = parts.tails.wake
+        office.on_death = parts.tails.wake_all
+        office.on_hold = parts.standalones.let_go
+        office.on_lost = self._all_may_have_changed
+        parts.journal.on_standalone = lambda session_id, holder: office.ring_stream(holder, session_id, STANDALONE)
+        self.orphans.on_finished = parts.tails.wake
+        self.orphans.writes = parts.journal.writes
+        heartbeat.position = lambda: office.position
+        heartbeat.on_pulse = lambda pulse: office.wake() if pulse.mail or pulse.news else None
+        heartbeat.on_death = self._finish_soon
+        heartbeat.on_reborn = self._be_reborn
+
+    def _all_may_have_changed(self) -> None:
+        self.parts.cache.clear()
+        self.parts.changes.note_all()
+        self.parts.broadcaster.tell_all_changed()
+        self.parts.tails.wake_all()
+
+    def _finish_soon(self) -> None:
+        self.start_soon(self._finish, False)
+
+    async def _finish(self, strays: bool) -> None:
+        await self.orphans.try_to_finish(strays=strays)
+        if not strays:
+            self.post_office.ring_death()
+
+    def _be_reborn(self, new: ReplicaId) -> None:
+        """This replica was declared dead: cut everything of the old incarnation, go on as a new one."""
+        parts = self.parts
+        parts.journal.abandon()
+        parts.in_flight.sever_all()
+        parts.standalones.let_go_all()
+        parts.readers.let_go_all()
+        parts.cache.clear()
+        self._reborn.set()
+        self.heartbeat.unfence()
+        # What was opened under the new id before this cut is nobody's, and its producer lives.
+        self.start_soon(self._finish, True)
+        logger.warning("cut everything of the old incarnation; serving on as %s", new)

@@ -1,0 +1,148 @@
+"""Every method of the Postgres side, called with realistic arguments, and the statements that this runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+from mcpsession.errors import LimitExceededError
+from mcpsession.model import Batch, Mail, NewEvent, OpenedStream, Replica
+from mcpsession.postgres.backend import PostgresBackend
+from mcpsession.records import Admission, Change, Filter, Session
+from mcpsession.settings import Settings
+from tests.postgres.explained import PATIENCE, Explained, Explainer
+from tests.postgres.million import BIG_OWNER, HOT_URI, LIVE, NAMESPACE, live, session_id, some_live
+from tests.postgres.stores import appended, opened
+
+ME = "me"
+MANY = 1000
+"""As many as one statement is given at most: `create_many`, `delete_many`, a batch of the reaper."""
+TOUCHES = 500
+
+
+async def explained_calls(url: str) -> Sequence[Explained]:
+    """Use each part of a backend as the layer does, and return what it asked of the database."""
+    explainer = Explainer()
+    backend = PostgresBackend(url, None, Settings(namespace=NAMESPACE, statement_timeout=PATIENCE))
+    backend._database.address.options["connection_class"] = explainer.connection_class()
+    async with backend.running(), backend.registry() as registry:
+        await registry.join(Replica(ME))
+        await _live(backend)
+        await _look(backend)
+        await _talk(backend)
+        await _hold(backend)
+        await _correspond(backend)
+        await _reap(backend)
+        position = await backend.mailbox.position()
+        await registry.beat(ME, position)
+        await registry.declare_dead("replica-4", 0)
+        await registry.leave(ME)
+    return explainer.explained
+
+
+async def _live(backend: PostgresBackend) -> None:
+    sessions, initialization, me = backend.sessions, backend.initialization, ME
+    a, b, c, d, e = live(100_005, 100_015, 100_025, 100_035, 100_045)
+    free = Admission()
+    # As many as are counted, whether the limit is reached or not.
+    with suppress(LimitExceededError):
+        await sessions.create([Session("late", ttl=3600.0)], admission=Admission(max_sessions=MANY))
+    new = Session("new", owner="user-1", ttl=3600.0)
+    finished = OpenedStream("new", "init", ("0",), [NewEvent("{}")], finished=True)
+    await sessions.create([new], finished, admission=Admission(max_per_owner=100))
+    await sessions.create([Session(f"new-{n}", ttl=3600.0) for n in range(MANY)], admission=free)
+    # The id of a session that expired, which is free.
+    await sessions.create([Session(session_id(32), ttl=3600.0)], admission=free)
+    await sessions.get(a)
+    await sessions.touch([a])
+    await sessions.touch(some_live(TOUCHES), owner=None)
+    await sessions.change(a, Change(ttl=60.0, log_level="error"), sender=me)
+    [(version, state)] = [await sessions.load_state(a) or (0, "")]
+    await sessions.save_state(a, version, state)
+    await sessions.rotate(b, "rotated", owner=None, new_owner="user-2", sender=me)
+    await sessions.end([c], "terminated", owner=None, sender=me, claim=False)
+    await sessions.end(some_live(MANY), "idle", idle_for=1800.0, sender=me, claim=True)
+    await sessions.create([Session("raw", ttl=3600.0)], admission=free)
+    for claim in ("given up", "kept"):
+        await initialization.claim("raw", claim, 30.0)
+        await initialization.release("raw", "given up")
+    await initialization.complete("raw", "kept", "2025-11-25", "{}")
+    await initialization.mark_initialized("raw")
+    for uri in (HOT_URI, "file:///new"):
+        await backend.subscriptions.subscribe(d, uri, 1000)
+    await backend.subscriptions.unsubscribe(d, "file:///new")
+    await backend.subscriptions.uris(e)
+    await backend.subscriptions.subscribers(HOT_URI, "", MANY)
+    await backend.subscriptions.subscribers(HOT_URI, session_id(77), MANY)
+    await backend.subscriptions.subscribers("file:///7", "", MANY)
+
+
+async def _look(backend: PostgresBackend) -> None:
+    directory = backend.directory
+    await directory.records(live(200_005), include_dead=True)
+    await directory.records(some_live(MANY), owner="user-1")
+    middle = session_id(7)
+    for owner in (None, BIG_OWNER, "user-77", "nobody"):
+        for after in ("", middle):
+            await directory.page(Filter(owner=owner), after, MANY)
+    await directory.page(Filter(transport="streamable-http", initialized=True, idle_for=600.0), middle, MANY)
+    await directory.count(Filter())
+    await directory.count(Filter(owner="user-77"))
+    await directory.stats()
+
+
+async def _talk(backend: PostgresBackend) -> None:
+    log = backend.log
+    [a] = live(100_055)
+    batch = Batch(
+        opened=[part for id_ in some_live(200)[100:] for part in opened(id_, f"o-{id_}", "{}").opened],
+        appended=[part for id_ in some_live(200)[100:] for part in appended(id_, f"o-{id_}", 1, "{}", "{}").appended],
+    )
+    await log.write(Batch(opened=batch.opened), producer=LIVE)
+    await log.write(Batch(appended=batch.appended), producer=LIVE)
+    await log.write(opened(a, "one", "{}", finished=True), producer=LIVE)
+    await log.landed(a, "one", 1, producer=LIVE)
+    await log.append_standalone([(id_, NewEvent("{}")) for id_ in some_live(100)])
+    await log.attach(a, "one", ME)
+    await log.read(a, "one", 0, 100)
+    await log.take_over(session_id(10_007), "stream-10007", 5, ["{}"], by=ME)
+    await log.orphans(MANY)
+    await log.unfinished(LIVE)
+
+
+async def _hold(backend: PostgresBackend) -> None:
+    holds = backend.holds
+    [a] = live(100_065)
+    hold = await holds.take(a, LIVE)
+    assert hold is not None
+    await holds.settle(a, hold.epoch, force=False)
+    await holds.save(a, hold.epoch, 1, "100:100:@1")
+    await holds.release(a, hold.epoch, 1, "100:100:@1")
+
+
+async def _correspond(backend: PostgresBackend) -> None:
+    mailbox = backend.mailbox
+    position = await mailbox.position()
+    await mailbox.send(Mail("answer", ME, LIVE, session_id(5), "{}"))
+    await mailbox.broadcast([Mail("news", ME, body="{}")] * 100)
+    await mailbox.news(position)
+    await mailbox.news(position, only_news=True)
+    inbox = await mailbox.inbox(LIVE)
+    assert inbox
+    await mailbox.delete([mail.id for mail in inbox])
+
+
+async def _reap(backend: PostgresBackend) -> None:
+    reaping = backend.reaping
+    await reaping.reap(MANY, handled=True)
+    claimed = await reaping.claim(100, by=ME, busy=["busy"])
+    assert claimed
+    await reaping.remove([(session.id, session.incarnation) for session in claimed], by=ME)
+    # What the dead had claimed comes first, until it is used up.
+    busy: list[str] = []
+    while claimed and len(busy) < 700:
+        claimed = await reaping.claim(100, by=ME, busy=busy)
+        busy += [session.id for session in claimed]
+    await reaping.claim(100, by=ME, busy=busy, only=[session_id(282)])
+    await reaping.idle(1800.0, session_id(7), MANY)
+    await reaping.reap(MANY)
