@@ -18,6 +18,7 @@ from mcpsession.postgres.address import Address
 from mcpsession.postgres.creation import CREATE
 from mcpsession.postgres.directory import PAGE, RECORDS
 from mcpsession.postgres.events import ORPHANS, UNFINISHED
+from mcpsession.postgres.pool import BEGIN
 from mcpsession.postgres.reaping import DELETE_REPLICAS, EXPIRED_MAIL, EXPIRED_SESSIONS, EXPIRED_STREAMS
 from mcpsession.postgres.removal import LOCK_SESSIONS, LOCK_STREAMS, REMOVE
 from mcpsession.postgres.sessions import END, LOAD_STATE, SAVE_STATE, TOUCH
@@ -156,9 +157,11 @@ class Raw:
 
     async def _remove(self, dead: list[asyncpg.Record], by: str | None) -> int:
         ids = [row["id"] for row in dead]
-        async with self.pool.acquire() as connection, connection.transaction():
+        async with self.pool.acquire() as connection:
+            await connection.execute(BEGIN)
             rows = await connection.fetch(LOCK_SESSIONS, self.namespace, ids, by)
             ours = [row["id"] for row in rows]
             await connection.execute(LOCK_STREAMS, self.namespace, ours)
             await connection.execute(REMOVE, self.namespace, ours, self._settings.tombstone_ttl)
+            await connection.execute("COMMIT")
         return len(ours)

@@ -12,6 +12,8 @@ from mcpsession.session_state import state_text
 from mcpsession.settings import Settings
 from mcpsession.texts import check_text
 
+# An owner is a key of an index.
+MOST_OWNER = 500
 # What a store can add to its clock with room to spare: 31 years.
 _LONGEST_TTL = 1e9
 
@@ -28,6 +30,8 @@ def checked(session: Session, settings: Settings) -> Session:
     """
     check_id(session.id, settings)
     check_text(session.owner, session.transport)
+    if len(session.owner) > MOST_OWNER:
+        raise LimitExceededError("owner", MOST_OWNER, len(session.owner), remedy="take a shorter name for it")
     check_ttl(session.ttl)
     _check_metadata(session.metadata, settings)
     state_text(session.state, settings.max_state_bytes)
@@ -37,9 +41,10 @@ def checked(session: Session, settings: Settings) -> Session:
 def check_ttl(ttl: float | None) -> None:
     """Raises ValueError for what is no time to live."""
     # NaN compares as False as well.
-    if ttl is not None and not 0 < ttl <= _LONGEST_TTL:
+    is_number = isinstance(ttl, (int, float)) and not isinstance(ttl, bool)
+    if ttl is not None and not (is_number and 0 < ttl <= _LONGEST_TTL):
         allowed = f"seconds above 0, at most {_LONGEST_TTL:.0f}, or None for a session that never expires"
-        raise ValueError(f"ttl={ttl} is not allowed: {allowed}")
+        raise ValueError(f"ttl={ttl!r} is not allowed: {allowed}")
 
 
 def check_id(session_id: str, settings: Settings) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import datetime
+from typing import TypeVar
 
 import anyio
+import anyio.abc
 
 from mcpsession.acknowledgements import Acknowledgements
 from mcpsession.errors import MCPSessionError
 from mcpsession.expiry import ExpiryHandlers
+from mcpsession.finishing import finish
 from mcpsession.model import Mail, ReplicaId, SessionId, fingerprint
 from mcpsession.post_office import PostOffice
 from mcpsession.records import Ended, EndReason
@@ -25,6 +28,8 @@ from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Endings:
@@ -51,6 +56,8 @@ class Endings:
         self._acknowledgements = Acknowledgements()
         self.apply: Callable[[SessionId, int], None] = lambda _s, _i: None
         """Ends everything of a session (id, incarnation) that is in this replica. Idempotent."""
+        self.tasks: anyio.abc.TaskGroup | None = None
+        """The layer's, while it runs."""
         post_office.on("ended", self._hear)
         post_office.on_acknowledged = self._acknowledgements.hear
 
@@ -117,11 +124,22 @@ class Endings:
         idle_for: float | None = None,
         seen: Sequence[datetime | None] | None = None,
     ) -> Ended:
-        """Both, and return when the handlers are through."""
-        with self.holding(session_ids):
-            ended = await self.end(session_ids, reason, owner=owner, idle_for=idle_for, seen=seen)
-            await self.clear_away(ended)
-        return ended
+        """Both, and return when the handlers are through.
+
+        Once begun it is finished, also if the caller is cancelled: it may be a call of the very session that ends.
+        """
+
+        async def both() -> Ended:
+            with self.holding(session_ids):
+                ended = await self.end(session_ids, reason, owner=owner, idle_for=idle_for, seen=seen)
+                await self.clear_away(ended)
+            return ended
+
+        return await self.finish(both)
+
+    async def finish(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it to its end, whatever becomes of the caller."""
+        return await work() if self.tasks is None else await finish(self.tasks, work)
 
     @contextmanager
     def holding(self, session_ids: Sequence[SessionId]) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class SessionNotFoundError(MCPSessionError, LookupError):
     """No live session has this id: it never existed, expired, was ended, or is someone else's."""
 
     def __init__(self, session_id: str) -> None:
-        super().__init__("no live session has this id; start a new one with initialize")
+        super().__init__("no live session has this id; create one (as an MCP client: start a new one with initialize)")
         self.session_id = session_id
 
 
@@ -77,10 +77,10 @@ class SessionExistsError(MCPSessionError, ValueError):
     """A session with this id lives, or was terminated not long ago, or is someone else's."""
 
     def __init__(self, session_id: str, existing: Session | None = None) -> None:
-        super().__init__(
-            "a session with this id exists already, or was terminated and left a tombstone; "
-            'pass on_conflict="existing" or "replace", or let the layer mint the id'
-        )
+        if existing is None:
+            super().__init__("this id is not free: it is someone else's, or its session was terminated; take another")
+        else:
+            super().__init__('a session with this id exists already; pass on_conflict="existing" or "replace"')
         self.session_id = session_id
         self.existing = existing
         """The live session that has the id, as far as the caller may see it."""
@@ -116,9 +116,8 @@ class LimitExceededError(MCPSessionError, ValueError):
 class IllegalTransitionError(MCPSessionError, RuntimeError):
     """A session cannot go from its phase to that one now."""
 
-    def __init__(self, session_id: str, phase: str, wanted: str, allowed: Collection[str]) -> None:
-        may = f"only {', '.join(sorted(allowed))}" if allowed else "nothing"
-        super().__init__(f"the session is {phase!r} and cannot become {wanted!r}; from there comes {may}")
+    def __init__(self, session_id: str, phase: str, wanted: str, why: str) -> None:
+        super().__init__(f"the session is in phase {phase!r} and cannot become {wanted!r}: {why}")
         self.session_id = session_id
         self.phase = phase
         self.wanted = wanted
@@ -128,15 +127,20 @@ class UpdateFailedError(MCPSessionError, RuntimeError):
     """The function given to update raised, or made something that is not a JSON object; nothing was stored."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the session's state was left as it is: {reason}")
+        super().__init__(f"no state was stored: {reason}")
 
 
 class StateConflictError(MCPSessionError, RuntimeError):
-    """Two requests changed the same key of a session's state at once, and this one came second."""
+    """Others changed a session's state at the same time, and came first; nothing was stored."""
 
-    def __init__(self, keys: frozenset[str]) -> None:
-        what = f"changed state {sorted(keys)}" if keys else "of very many won each attempt to change the state"
-        super().__init__(f"another request {what} at the same time; call the tool again")
+    def __init__(self, keys: frozenset[str] = frozenset(), *, version: int | None = None) -> None:
+        if version is not None:
+            message = f"the state is not at version {version} any more; read the session again"
+        elif keys:
+            message = f"another request changed state {sorted(keys)} at the same time; call the tool again"
+        else:
+            message = "of very many changes of the state at the same time this one lost each time; try it again"
+        super().__init__(message)
         self.keys = keys
 
 

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import anyio
 
+from mcpsession.cancellation import interrupted
 from mcpsession.errors import MCPSessionError
 from mcpsession.model import ReplicaId, SessionId, fingerprint
 from mcpsession.records import Session
@@ -44,18 +45,27 @@ class ExpiryHandlers:
         self._telemetry = telemetry
         self._handlers: list[ExpiryHandler] = []
         self._busy: dict[SessionId, int] = {}
+        self._lately_held: set[SessionId] = set()
         self._claiming = anyio.Lock()
+        self.closing = False
+        """This replica goes: what is being told is told to its end, nothing more is begun."""
 
     def __len__(self) -> int:
         return len(self._handlers)
 
     def add(self, handler: ExpiryHandler) -> None:
-        """Tell `handler` of each session that ends, after those that were added before it."""
+        """Tell `handler` of each session that ends, after those that were added before it.
+
+        Raises TypeError for what cannot be called.
+        """
+        if not callable(handler):
+            raise TypeError(f"an expiry handler is a function of a session, sync or async, not {handler!r}")
         self._handlers.append(handler)
 
     @contextmanager
     def holding(self, session_ids: Sequence[SessionId]) -> Iterator[None]:
         """These are being told of, here: nobody else in this replica claims them meanwhile."""
+        self._lately_held.update(session_ids)
         for session_id in session_ids:
             self._busy[session_id] = self._busy.get(session_id, 0) + 1
         try:
@@ -69,25 +79,36 @@ class ExpiryHandlers:
     async def bury(self, only: Sequence[SessionId] | None = None) -> int:
         """Claim what expired, and what the dead had claimed; tell the handlers; remove it. Returns how many it took."""
         removed = 0
-        while self._handlers:
+        while self._handlers and not self.closing:
             with ExitStack() as held:
                 # Until they are held, another claim of this replica would take what this one claimed for forgotten.
                 async with self._claiming:
-                    claimed = await self._reaping.claim(_CLAIMED, by=self._me(), busy=[*self._busy], only=only)
+                    claimed = await self._claim(only)
                     held.enter_context(self.holding([session.id for session in claimed]))
                 if not claimed:
                     break
-                removed += await self.tell(claimed)
+                took = await self.tell(claimed)
+            removed += took
+            if not took:
+                # Whatever keeps them here would keep them in the next round as well.
+                break
         return removed
+
+    async def _claim(self, only: Sequence[SessionId] | None) -> Sequence[Session]:
+        self._lately_held.clear()
+        claimed = await self._reaping.claim(_CLAIMED, by=self._me(), busy=[*self._busy], only=only)
+        # What came into other hands here while the statement was on its way is theirs.
+        return [session for session in claimed if session.id not in self._lately_held]
 
     async def tell(self, sessions: Sequence[Session]) -> int:
         """Tell the handlers of sessions that are claimed by this replica, and remove them; returns how many it took."""
         removed = 0
         told: list[Session] = []
         waiting = list(reversed(sessions))
+        all_told = anyio.Event()
 
         async def work() -> None:
-            while waiting:
+            while waiting and not self.closing:
                 session = waiting.pop()
                 for handler in self._handlers:
                     await self._call(handler, session)
@@ -102,8 +123,9 @@ class ExpiryHandlers:
                 del told[: len(gone)]
 
         async def remove_now_and_then() -> None:
-            while True:
-                await anyio.sleep(_REMOVE_EVERY)
+            while not all_told.is_set():
+                with anyio.move_on_after(_REMOVE_EVERY):
+                    await all_told.wait()
                 # Once more at the end, and that time whoever asked hears of it.
                 with suppress(MCPSessionError):
                     await remove()
@@ -114,20 +136,32 @@ class ExpiryHandlers:
                 async with anyio.create_task_group() as workers:
                     for _ in range(min(_AT_ONCE, len(sessions))):
                         workers.start_soon(work)
-                removing.cancel_scope.cancel()
+                all_told.set()
             await remove()
         return removed
 
     async def _call(self, handler: ExpiryHandler, session: Session) -> None:
+        """Nothing that a handler does keeps its session, or the others, from going."""
+        name, one = getattr(handler, "__qualname__", handler), fingerprint(session.id)
         try:
             with anyio.fail_after(self._timeout):
-                if inspect.iscoroutinefunction(handler):
-                    await handler(session)
-                    return
-                made = await in_daemon_thread(lambda: handler(session))
+                made = handler(session) if inspect.iscoroutinefunction(handler) else await _in_thread(handler, session)
                 if isinstance(made, Awaitable):
                     await made
-        except Exception as error:  # the boundary: the session goes, whatever its handler does
-            self._telemetry.count("mcpsession_failed_expiry_handlers_total")
-            what = f"took longer than {self._timeout:g} s" if isinstance(error, TimeoutError) else "failed"
-            logger.exception("an expiry handler %s; session %s is removed all the same", what, fingerprint(session.id))
+            return
+        except TimeoutError:
+            logger.error(
+                "expiry handler %s took longer than %g s; session %s goes all the same", name, self._timeout, one
+            )
+        except anyio.get_cancelled_exc_class():
+            if interrupted():
+                raise
+            # The handler's own: it awaited something that was cancelled.
+            logger.exception("expiry handler %s let a cancellation escape; session %s goes all the same", name, one)
+        except (Exception, SystemExit):  # the boundary; a handler that parses arguments must not end the server
+            logger.exception("expiry handler %s failed; session %s goes all the same", name, one)
+        self._telemetry.count("mcpsession_failed_expiry_handlers_total")
+
+
+async def _in_thread(handler: ExpiryHandler, session: Session) -> Awaitable[None] | None:
+    return await in_daemon_thread(lambda: handler(session))

@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mcpsession.admission import check_ttl
 from mcpsession.errors import IllegalTransitionError, LimitExceededError, MetadataError, SessionNotFoundError
 from mcpsession.model import ReplicaId, SessionId
 from mcpsession.records import TRANSITIONS, Change, Phase, Session
@@ -47,11 +48,12 @@ class Initializing:
 
         Returns the claim, for `complete`. After `lease` seconds, or `release`, it can be claimed again.
 
-        Raises SessionNotFoundError, IllegalTransitionError.
+        Raises SessionNotFoundError, IllegalTransitionError; ValueError for a lease that is not above 0.
         """
+        check_ttl(lease)
         claim = secrets.token_urlsafe(12)
         if not await self._initialization.claim(session_id, claim, lease, owner=self._owner):
-            raise await self._refusal(session_id, "initializing")
+            raise await self._refusal(session_id, "initializing", "somebody is at it, or has been")
         return claim
 
     async def complete(
@@ -81,7 +83,7 @@ class Initializing:
         if len(text) > MOST_CLIENT_PARAMS:
             raise LimitExceededError("client_params", MOST_CLIENT_PARAMS, len(text), remedy="send less")
         if not await self._initialization.complete(session_id, claim, protocol_version, text, owner=self._owner):
-            raise await self._refusal(session_id, "initializing")
+            raise await self._refusal(session_id, "initializing", "the claim has run out, or was not this one")
 
     async def release(self, session_id: SessionId, claim: str) -> bool:
         """Give the claim up: back to `pre_init`. False if it has run out already or was not this one."""
@@ -93,7 +95,7 @@ class Initializing:
         Raises SessionNotFoundError, IllegalTransitionError: its client is not known yet, or it has failed.
         """
         if not await self._initialization.mark_initialized(session_id, owner=self._owner):
-            raise await self._refusal(session_id, "initialized")
+            raise await self._refusal(session_id, "initialized", "its client is not known yet; complete() comes first")
 
     async def fail(self, session_id: SessionId, reason: str) -> None:
         """Record that the session cannot be used any more: to `error`. Its requests get 404; it stays for diagnosis.
@@ -103,7 +105,7 @@ class Initializing:
         check_text(reason)
         change = Change(failure=reason)
         if not await self._store.change(session_id, change, owner=self._owner, sender=self._me()):
-            raise await self._refusal(session_id, "error")
+            raise await self._refusal(session_id, "error", "it has failed already")
         self._changed(session_id)
 
     async def phase(self, session_id: SessionId) -> Phase:
@@ -111,11 +113,13 @@ class Initializing:
         session = await self._record(session_id)
         return "closed" if session is None else session.phase
 
-    async def _refusal(self, session_id: SessionId, wanted: Phase) -> Exception:
+    async def _refusal(self, session_id: SessionId, wanted: Phase, why: str) -> Exception:
         session = await self._record(session_id)
         if session is None:
             return SessionNotFoundError(session_id)
-        return IllegalTransitionError(session_id, session.phase, wanted, TRANSITIONS[session.phase])
+        if wanted not in TRANSITIONS[session.phase] | {session.phase}:
+            why = f"from there comes only {', '.join(sorted(TRANSITIONS[session.phase]))}"
+        return IllegalTransitionError(session_id, session.phase, wanted, why)
 
     async def _record(self, session_id: SessionId) -> Session | None:
         found = await self._directory.records([session_id], owner=self._owner)

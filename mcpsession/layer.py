@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -24,6 +23,7 @@ from mcpsession.errors import (
 )
 from mcpsession.expiry import ExpiryHandler
 from mcpsession.model import SessionId
+from mcpsession.occupancy import Occupancy
 from mcpsession.periodic import every
 from mcpsession.presets import check_store, chosen
 from mcpsession.reaper import Reaper
@@ -53,6 +53,9 @@ class SessionLayer:
     """The session layer of one replica: any replica serves any request of any session.
 
     Building it does nothing; it connects when it is entered, which the app that it makes does by itself.
+
+    `sessions`: all that one can do with a session. `reaper`: what removes them when they expire. `subscriptions`: the
+    SDK's SubscriptionBus, across replicas. `broadcaster`: news for all. `events`: the log of streams.
     """
 
     def __init__(self, backend: Backend, settings: Settings, *, telemetry: Telemetry | None = None) -> None:
@@ -65,12 +68,7 @@ class SessionLayer:
         self.events: EventLog = backend.log
         self.broadcaster = wiring.parts.broadcaster
         self.subscriptions = Subscriptions(wiring.parts.broadcaster)
-        self._entries: Counter[int] = Counter()
-        self._owner = 0
-        self._left_behind: set[int] = set()
-        self._somebody_left = anyio.Event()
-        self._entering = anyio.Lock()
-        self._stack = AsyncExitStack()
+        self._occupancy = Occupancy(self._run)
         self._tasks: anyio.abc.TaskGroup | None = None
 
     @classmethod
@@ -84,6 +82,8 @@ class SessionLayer:
 
         Raises ConfigurationError for a URL, a preset or a setting that cannot work.
         """
+        if not isinstance(url, str):
+            raise ConfigurationError("the URL", url, "use postgresql://user@host:5432/database, or memory://")
         loaded = Settings.load(settings, preset=preset)
         check_store(chosen(preset, os.environ), url)
         listen_url = listen_url or os.environ.get("MCPSESSION_LISTEN_URL")
@@ -187,13 +187,13 @@ class SessionLayer:
     # Running
 
     async def __aenter__(self) -> Self:
-        await self._enter()
+        await self._occupancy.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._leave()
+        await self._occupancy.leave()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Parts]:
@@ -208,66 +208,27 @@ class SessionLayer:
         async with self:
             yield self._parts
 
-    async def _enter(self) -> None:
-        async with self._entering:
-            me = anyio.get_current_task().id
-            if self._tasks is None:
-                await self._start()
-                self._owner = me
-            self._entries[me] += 1
-
-    async def _start(self) -> None:
+    @asynccontextmanager
+    async def _run(self) -> AsyncIterator[None]:
         self._parts.drain.reset()
         try:
-            await self._connect()
-        except (ConfigurationError, StoreUnavailableError, SchemaError, ListenerError) as error:
-            # Its sentence says what to do; the driver's traceback would bury it.
-            logger.debug("could not start", exc_info=True)
-            raise error from None
-        logger.info("replica %s is ready: %r", self._wiring.me(), self._backend)
-
-    async def _connect(self) -> None:
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(_single_error(self._backend.running()))
-            await stack.enter_async_context(self._wiring.heartbeat.running())
-            await self._parts.post_office.start()
-            self._tasks = await stack.enter_async_context(_single_error(self._serving()))
-            self._stack = stack.pop_all()
-
-    async def _leave(self) -> None:
-        me = anyio.get_current_task().id
-        if me in self._left_behind:
-            self._left_behind.discard(me)
-            return
-        if me not in self._entries:
-            raise RuntimeError("the session layer was left in another task than it was entered in")
-        self._entries[me] -= 1
-        self._entries += Counter()  # drops those that are at nought
-        self._somebody_left.set()
-        if me != self._owner or me in self._entries:
-            return
-        # What runs can only end in the task that began it; the others may still need it.
-        alone = False
-        try:
-            while not alone:
-                while self._entries:
-                    self._somebody_left = anyio.Event()
-                    await self._somebody_left.wait()
-                # Whoever enters from here on waits, and begins a new replica.
-                await self._entering.acquire()
-                alone = not self._entries
-                if not alone:
-                    self._entering.release()
+            async with AsyncExitStack() as stack:
+                try:
+                    await self._connect(stack)
+                except (ConfigurationError, StoreUnavailableError, SchemaError, ListenerError) as error:
+                    # Its sentence says what to do; the driver's traceback would bury it.
+                    logger.debug("could not start", exc_info=True)
+                    raise error from None
+                logger.info("replica %s is ready: %r", self._wiring.me(), self._backend)
+                yield
         finally:
-            # Cancelled, it cannot wait; the others find the layer stopped.
-            self._left_behind.update(self._entries)
-            self._entries.clear()
-            try:
-                await self._stack.aclose()
-            finally:
-                self._tasks = None
-                if alone:
-                    self._entering.release()
+            self._tasks = None
+
+    async def _connect(self, stack: AsyncExitStack) -> None:
+        await stack.enter_async_context(_single_error(self._backend.running()))
+        await stack.enter_async_context(self._wiring.heartbeat.running())
+        await self._parts.post_office.start()
+        self._tasks = await stack.enter_async_context(_single_error(self._serving()))
 
     @asynccontextmanager
     async def _serving(self) -> AsyncIterator[anyio.abc.TaskGroup]:
@@ -277,13 +238,18 @@ class SessionLayer:
             tasks.start_soon(parts.post_office.run)
             tasks.start_soon(parts.journal.run)
             tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
-            self.reaper.tasks = tasks
+            self.reaper.tasks = self._wiring.endings.tasks = tasks
+            self._wiring.handlers.closing = False
             self._wiring.start_soon = lambda job, argument: tasks.start_soon(job, argument)
             await self.reaper.start()
             try:
                 yield tasks
             finally:
-                self.reaper.tasks = None
+                # Handlers that have begun end; of the others the next replica takes care.
+                self._wiring.handlers.closing = True
+                with anyio.move_on_after(_FLUSH_DEADLINE, shield=True):
+                    await self.reaper.stop()
+                self.reaper.tasks = self._wiring.endings.tasks = None
                 self._wiring.start_soon = at_rest
                 with anyio.move_on_after(_FLUSH_DEADLINE, shield=True) as flushing:
                     await parts.journal.flushed()

@@ -97,7 +97,12 @@ class Reaper:
         return tuple(self._policies)
 
     def add_policy(self, policy: Policy) -> None:
-        """Look for these, too, from the next pass on. On this replica: add it on every one."""
+        """Look for these, too (see `mcpsession.policies`), from the next pass on. On this replica: add it on every one.
+
+        Raises TypeError for what is no policy.
+        """
+        if not isinstance(policy, Policy):
+            raise TypeError(f"a policy is one of mcpsession.policies, such as Idle(after=600), not {policy!r}")
         if policy not in self._policies:
             self._policies.append(policy)
 

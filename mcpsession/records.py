@@ -50,7 +50,10 @@ TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Session:
-    """One client's session, as stored."""
+    """One client's session, as it was when it was read: a snapshot. It changes with the verbs of `layer.sessions`.
+
+    Its repr is for logs: a fingerprint, not the id, and nothing of what it holds.
+    """
 
     id: SessionId
     owner: str = ""
@@ -156,6 +159,8 @@ class Ended:
     mail_id: int = 0
     replicas: tuple[ReplicaId, ...] = ()
     """The replicas that were alive to hear of it."""
+    successor: Session | None = None
+    """What a rotated session has become."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ class SessionQueries:
 
     async def get_many(self, session_ids: Iterable[SessionId]) -> Mapping[SessionId, Session]:
         """Those that live, by their ids; one statement."""
-        ids = list(dict.fromkeys(session_ids))
+        ids = [*dict.fromkeys(several(session_ids))]
         found = await self._directory.records(ids, owner=self._owner) if ids else []
         by_id = {session.id: session for session in found}
         return {session_id: by_id[session_id] for session_id in ids if session_id in by_id}
@@ -38,7 +38,7 @@ class SessionQueries:
     async def list(
         self, *, after: SessionId = "", limit: int = _PAGE, where: Filter | None = None, **wanted: Any
     ) -> Sequence[Session]:
-        """A page of the live sessions, in order of their ids; the next one begins `after` the last id of this.
+        """A page of the live sessions, in the store's order of ids; the next one begins `after` the last id of this.
 
         `wanted`: the fields of `Filter` (owner, transport, initialized, protocol_version, idle_for), or the same as
         `where`. Sessions that are created or end between two pages may be missing; none comes twice.
@@ -65,7 +65,12 @@ class SessionQueries:
         return await self._directory.count(self._filter(where, wanted))
 
     async def stats(self) -> SessionStats:
-        """What the namespace holds, all owners together. Looks at every row: for people, not for requests."""
+        """What the namespace holds, all owners together. Looks at every row: for people, not for requests.
+
+        Raises ValueError for the sessions of one owner.
+        """
+        if self._owner is not None:
+            raise ValueError("stats are of all owners' sessions; ask layer.sessions, or count()")
         return await self._directory.stats()
 
     def _filter(self, where: Filter | None, wanted: Mapping[str, Any]) -> Filter:
@@ -73,3 +78,10 @@ class SessionQueries:
         if self._owner is not None and chosen.owner not in (None, self._owner):
             raise ValueError("these are the sessions of one owner; ask layer.sessions for another's")
         return chosen if self._owner is None else replace(chosen, owner=self._owner)
+
+
+def several(session_ids: Iterable[SessionId]) -> Sequence[SessionId]:
+    """Ids as a sequence. Raises TypeError for a single one, whose letters would be taken for ids."""
+    if isinstance(session_ids, str):
+        raise TypeError("several ids are wanted, in a list; there is a verb for a single one")
+    return [*session_ids]

@@ -113,7 +113,7 @@ class SessionState:
                     return made
                 # Another replica's came first. Apart from each other they both get on.
                 await anyio.sleep(random.uniform(0, min(0.001 * (attempt + 1), 0.02)))
-        raise StateConflictError(frozenset())
+        raise StateConflictError
 
     async def compare_and_set(self, session_id: SessionId, version: int, state: Mapping[str, Any]) -> int:
         """Replace the state if its version is still `version` (see `Session.version`); returns the new version.
@@ -121,12 +121,12 @@ class SessionState:
         Raises:
             SessionNotFoundError: the session is not live.
             StateConflictError: it was changed since; read it again.
-            LimitExceededError: it is larger than `max_state_bytes`.
+            UpdateFailedError, LimitExceededError: it is not JSON, or larger than `max_state_bytes`.
         """
         saved = await self._states.save_state(session_id, version, self._text(state), owner=self._owner)
         if saved is None:
             await self._load(session_id)
-            raise StateConflictError(frozenset())
+            raise StateConflictError(version=version)
         return saved
 
     async def _try(self, session_id: SessionId, fn: Change) -> State | None:

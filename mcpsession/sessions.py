@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import anyio
 
 from mcpsession.admission import check_ttl, checked
-from mcpsession.contracts import Backend
-from mcpsession.endings import Endings
 from mcpsession.errors import SessionExistsError, SessionNotFoundError, UnhandledError
-from mcpsession.expiry import ExpiryHandlers
 from mcpsession.initialization import Initializing
-from mcpsession.model import ReplicaId, SessionId, new_session_id
-from mcpsession.records import UNCHANGED, Admission, Change, EndReason, Session, Unchanged
-from mcpsession.session_queries import SessionQueries
+from mcpsession.model import SessionId, new_session_id
+from mcpsession.records import UNCHANGED, Change, Ended, EndReason, Session, Unchanged
+from mcpsession.session_queries import SessionQueries, several
 from mcpsession.session_state import SessionState, Turns
-from mcpsession.settings import Settings
+from mcpsession.surroundings import Surroundings
 from mcpsession.texts import check_text
 
 OnConflict = Literal["error", "replace", "existing"]
 
 _MANY = 1000
 _ATTEMPTS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What `layer.sessions` works with."""
-
-    backend: Backend
-    settings: Settings
-    endings: Endings
-    handlers: ExpiryHandlers
-    me: Callable[[], ReplicaId]
-    ttl: Callable[[], float | None]
-    """What a session lives without activity, unless it is created with a ttl of its own."""
-    admission: Callable[[], Admission]
-    changed: Callable[[SessionId], None]
-    """Forget here what was known of a session, and ring the others."""
-    cleanup: Callable[[], Awaitable[int]]
 
 
 class Sessions(SessionQueries, SessionState):
@@ -66,7 +45,14 @@ class Sessions(SessionQueries, SessionState):
         )
 
     def of(self, owner: str) -> Sessions:
-        """The sessions of one owner."""
+        """The sessions of one owner; of the anonymous, for an empty one.
+
+        Raises TypeError for what is no text: a user that is missing must not become everybody.
+        """
+        if not isinstance(owner, str):
+            raise TypeError(
+                f"an owner is text, not {type(owner).__name__}; for the sessions of all, use layer.sessions"
+            )
         return Sessions(self._around, self._turns, owner=owner)
 
     # Birth
@@ -82,7 +68,10 @@ class Sessions(SessionQueries, SessionState):
         transport: str = "streamable-http",
         on_conflict: OnConflict = "error",
     ) -> Session:
-        """Create a session; its id is minted (256 random bits) unless one is given. `ttl=None`: it never expires.
+        """Create a session; its id is minted (256 random bits) unless one is given, which others may guess.
+
+        `ttl`: it expires after so many seconds without activity, and a little more: touches are written late, so
+        `touch_flush` (5 s) and a tenth of the ttl (at most `touch_step`) are added. None: it never expires.
 
         Where a live session of the same owner has the id, `on_conflict="existing"` returns it; `"replace"` ends it on
         all replicas and then begins anew. The ids of expired and deleted sessions are free.
@@ -91,17 +80,25 @@ class Sessions(SessionQueries, SessionState):
             SessionExistsError: the id is in use (`error.existing`), or a tombstone's, or another owner's.
             InvalidSessionIdError: no client could send this id.
             LimitExceededError: too many sessions, or an id, state or metadata too large.
+            MetadataError, UpdateFailedError: metadata or state is not JSON.
+            UnstorableTextError, ValueError: no store can hold a text; ttl is not above 0.
         """
+        if on_conflict not in get_args(OnConflict):
+            raise ValueError(f"on_conflict={on_conflict!r} is not allowed: 'error', 'existing' or 'replace'")
         new = self._new(session_id, owner=owner, ttl=ttl, metadata=metadata, state=state, transport=transport)
         session, _ = await self._enter(new, on_conflict)
         return session
 
     async def register(self, session_id: SessionId, **fields: Any) -> Session:
-        """The same with `on_conflict="replace"`: whatever was there, now it is new."""
+        """As `create` with `on_conflict="replace"`: whatever was there, now it is new."""
         return await self.create(session_id, on_conflict="replace", **fields)
 
     async def ensure(self, session_id: SessionId, **fields: Any) -> tuple[Session, bool]:
         """The live session with this id, created if there is none, and whether it was."""
+        # Mostly it is there.
+        existing = await self.get(session_id)
+        if existing is not None and existing.owner == self._new(session_id, **fields).owner:
+            return existing, False
         return await self._enter(self._new(session_id, **fields), "existing")
 
     async def create_many(self, sessions: Iterable[Session]) -> Sequence[Session]:
@@ -136,7 +133,7 @@ class Sessions(SessionQueries, SessionState):
 
     async def touch_many(self, session_ids: Iterable[SessionId]) -> set[SessionId]:
         """Touch many in one statement; returns those that live."""
-        ids = list(session_ids)
+        ids = several(session_ids)
         return set(await self._store.touch(ids, owner=self._owner)) if ids else set()
 
     async def set_ttl(self, session_id: SessionId, ttl: float | None, *, strict: bool = False) -> bool:
@@ -156,23 +153,26 @@ class Sessions(SessionQueries, SessionState):
         """Give the session a new id, for when its client has got more rights; optionally a new owner.
 
         State, metadata, client, subscriptions and streams go with it. The old id is a tombstone: unknown, on all
-        replicas, when this returns; its running calls end with an error.
+        replicas, when this returns; its running calls end with an error, so a tool that rotates its own session does
+        not hear the new id. `max_sessions_per_owner` is not asked: the session is there already.
 
         Raises SessionNotFoundError if it is not live.
         """
         settings, around = self._around.settings, self._around
         check_text(new_owner or "")
         new_id = new_session_id(settings.id_form, settings.id_prefix)
-        with anyio.CancelScope(shield=True):
+
+        async def rotate() -> Ended:
             ended = await self._store.rotate(
                 session_id, new_id, owner=self._owner, new_owner=new_owner, sender=around.me()
             )
             await around.endings.announce(ended, "terminated")
-        # Whoever rotates may hand the session over to an owner that is not this view's.
-        found = await around.backend.directory.records([new_id]) if ended.sessions else []
-        if not found:
+            return ended
+
+        ended = await around.endings.finish(rotate)
+        if ended.successor is None:
             raise SessionNotFoundError(session_id)
-        return found[0]
+        return ended.successor
 
     # Death
 
@@ -186,7 +186,7 @@ class Sessions(SessionQueries, SessionState):
 
     async def delete_many(self, session_ids: Iterable[SessionId]) -> set[SessionId]:
         """Delete many; they end in one statement. Returns those that lived."""
-        return {session.id for session in await self._end(list(session_ids), "deleted")}
+        return {session.id for session in await self._end(several(session_ids), "deleted")}
 
     async def terminate(self, session_id: SessionId) -> bool:
         """The same as `delete`, for good: a tombstone keeps the id from being used again. So ends a client's DELETE."""
@@ -213,7 +213,12 @@ class Sessions(SessionQueries, SessionState):
         return cleared
 
     async def cleanup_expired(self) -> int:
-        """Reap now, as the reaper does every minute: handlers told, expired sessions removed. Returns how many."""
+        """Do now what `layer.reaper` does in each pass: handlers told, what expired removed. Returns how many sessions.
+
+        Raises ValueError for the sessions of one owner: a pass is about all.
+        """
+        if self._owner is not None:
+            raise ValueError("a pass of the reaper is about all owners' sessions; ask layer.sessions")
         return await self._around.cleanup()
 
     # What they have in common
@@ -250,7 +255,7 @@ class Sessions(SessionQueries, SessionState):
         for _ in range(_ATTEMPTS):
             try:
                 [session] = await self._insert([new])
-            except SessionExistsError as error:
+            except SessionExistsError:
                 found = await self._around.backend.directory.records([new.id], include_dead=True)
                 existing = found[0] if found else None
                 if existing is None or existing.status == "expired":
@@ -258,11 +263,11 @@ class Sessions(SessionQueries, SessionState):
                     continue
                 # Another owner's is as if it were not there, but that its id is not free.
                 if existing.status != "live" or existing.owner != new.owner:
-                    raise SessionExistsError(new.id) from error
+                    raise SessionExistsError(new.id) from None
                 if on_conflict == "existing":
                     return existing, False
                 if on_conflict == "error":
-                    raise SessionExistsError(new.id, existing) from error
+                    raise SessionExistsError(new.id, existing) from None
                 await self._around.endings.end_and_clear_away([new.id], "replaced", owner=new.owner)
                 continue
             return session, True

@@ -22,8 +22,9 @@ from mcpsession.post_office import PostOffice
 from mcpsession.reaper import Reaper
 from mcpsession.sdk.parts import Limits, Parts
 from mcpsession.sdk.termination import changed, introduce
-from mcpsession.sessions import Sessions, Surroundings
+from mcpsession.sessions import Sessions
 from mcpsession.settings import Settings
+from mcpsession.surroundings import Surroundings
 from mcpsession.tails import Tails
 from mcpsession.telemetry import Telemetry
 from mcpsession.touches import Touches
@@ -49,7 +50,7 @@ class Wiring:
             backend.sessions, settings, lambda: -math.inf if post_office.behind else backend.doorbell.last_echo()
         )
         self.handlers = ExpiryHandlers(backend.reaping, settings, me=self.me, telemetry=telemetry)
-        endings = Endings(
+        self.endings = endings = Endings(
             backend.sessions, backend.reaping, self.handlers, post_office, settings, me=self.me, telemetry=telemetry
         )
         self.orphans = Orphans(backend.log, settings, me=self.me, telemetry=telemetry)

@@ -193,12 +193,12 @@ class MemorySessions:
                 raise SessionExistsError(new_id)
             next_owner = row.session.owner if new_owner is None else new_owner
             session = replace(row.session, id=new_id, owner=next_owner, incarnation=new_incarnation())
-            self._tables.insert(replace(row, session=session))
+            self._tables.insert(moved := replace(row, session=session))
             self._tables.move(session_id, new_id)
             row.end("terminated", Moment.now())
             old = row.last_record()
             self._tables.entomb(row)
-            return self._announced([old], sender)
+            return replace(self._announced([old], sender), successor=moved.record())
 
     def _announced(self, ended: Sequence[Session], sender: ReplicaId) -> Ended:
         if not ended:

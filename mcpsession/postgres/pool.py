@@ -5,8 +5,9 @@ Costs one round trip a statement: no reset on release, our SQL leaves nothing be
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TypeAlias
 
 import anyio
@@ -21,8 +22,10 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 # How long a clean-up may hold up whoever leaves; after it the socket is simply dropped.
 _CLOSE_DEADLINE = 2.0
-# A NUL character, which the server refuses; a lone surrogate, which the driver cannot encode.
-_UNSTORABLE = ("22021", "22000")
+# Below what the driver's pool, and most firewalls, take for idle.
+_LONGEST_AT_HAND = 60.0
+# One round trip. So long may a transaction of ours wait for a lock, or for its replica: it has a few quick statements.
+BEGIN = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = 5000; SET LOCAL lock_timeout = 5000"
 
 
 class Statements:
@@ -51,7 +54,9 @@ class Database(Statements):
         self.address = Address(url, settings)
         self._settings = settings
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._at_hand: list[PoolConnectionProxy[asyncpg.Record]] = []
+        self._at_hand: list[tuple[PoolConnectionProxy[asyncpg.Record], float]] = []
+        self._generation = 0
+        """Of the connections; an older one does not come back to hand."""
         self._waiting = 0
 
     def __repr__(self) -> str:
@@ -87,7 +92,7 @@ class Database(Statements):
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection of the pool, for one statement or one transaction."""
-        pool = self._opened()
+        pool, generation = self._opened(), self._generation
         try:
             connection = await self._take(pool)
             try:
@@ -95,14 +100,14 @@ class Database(Statements):
             except BaseException:
                 await self._drop(pool, connection)
                 raise
-            await self._give_back(pool, connection)
+            await self._give_back(pool, connection, generation)
         except Exception as error:
             await self._translate(pool, error)
             raise
 
     async def fetch(self, statement: str, *args: object) -> list[asyncpg.Record]:
         # The way of nearly every statement: as above, without the generator, which a profile showed.
-        pool = self._opened()
+        pool, generation = self._opened(), self._generation
         try:
             connection = await self._take(pool)
             try:
@@ -110,7 +115,7 @@ class Database(Statements):
             except BaseException:
                 await self._drop(pool, connection)
                 raise
-            await self._give_back(pool, connection)
+            await self._give_back(pool, connection, generation)
         except Exception as error:
             await self._translate(pool, error)
             raise
@@ -125,7 +130,7 @@ class Database(Statements):
         try:
             return await self.fetch(statement, *args)
         except StoreError as error:
-            if error.sqlstate in _UNSTORABLE:
+            if _is_unstorable(error):
                 return []
             raise
 
@@ -144,10 +149,9 @@ class Database(Statements):
 
     async def _take(self, pool: asyncpg.Pool[asyncpg.Record]) -> PoolConnectionProxy[asyncpg.Record]:
         while self._at_hand:
-            connection = self._at_hand.pop()
-            if not connection.is_closed():
+            connection, _ = self._at_hand.pop()
+            if _is_sound(connection):
                 return connection
-            await pool.release(connection)
         self._waiting += 1
         try:
             return await pool.acquire(timeout=self._settings.acquire_timeout)
@@ -162,21 +166,32 @@ class Database(Statements):
             self._waiting -= 1
 
     async def _give_back(
-        self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]
+        self,
+        pool: asyncpg.Pool[asyncpg.Record],
+        connection: PoolConnectionProxy[asyncpg.Record],
+        generation: int,
     ) -> None:
-        if self._waiting or pool is not self._pool:
+        if self._waiting or pool is not self._pool or generation != self._generation:
             # Nothing is under way on it: this waits for nothing, so it needs no deadline.
             await pool.release(connection)
-        else:
-            self._at_hand.append(connection)
+            return
+        now = time.monotonic()
+        self._at_hand.append((connection, now))
+        if now - self._at_hand[0][1] > _LONGEST_AT_HAND:
+            # The pool's own rules for those that lie idle count again.
+            oldest, _ = self._at_hand.pop(0)
+            await _release(pool, oldest)
 
     async def _drop(self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]) -> None:
         # Cancellation-safe as it is: asyncpg shields the release, and drops the socket after the deadline.
         await pool.release(connection, timeout=_CLOSE_DEADLINE)
 
     async def _empty_hands(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
+        """Those under way go the same way when they come back."""
+        self._generation += 1
         while self._at_hand:
-            await pool.release(self._at_hand.pop())
+            connection, _ = self._at_hand.pop()
+            await _release(pool, connection)
 
     async def _translate(self, pool: asyncpg.Pool[asyncpg.Record], error: Exception) -> None:
         """Raise ours for one of the driver's; return if it is ours already (some are OSErrors) or no driver's."""
@@ -190,6 +205,36 @@ class Database(Statements):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection inside a transaction, committed when the block ends well."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
+        """A connection inside a transaction, committed when the block ends well.
+
+        Bounded on the server as well: a replica that is frozen in it must not keep its locks.
+        """
+        async with self.connection() as connection:
+            await connection.execute(BEGIN)
+            try:
+                yield connection
+            except BaseException:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_DEADLINE), suppress(*DRIVER_ERRORS):
+                    await connection.execute("ROLLBACK")
+                raise
+            with anyio.CancelScope(shield=True):
+                await connection.execute("COMMIT")
+
+
+def _is_sound(connection: PoolConnectionProxy[asyncpg.Record]) -> bool:
+    """Whether it can be used; one that the server closed was taken back by the driver already."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:
+        return False
+
+
+async def _release(pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+    if _is_sound(connection):
+        await pool.release(connection)
+
+
+def _is_unstorable(error: StoreError) -> bool:
+    """Whether a text was refused: a NUL character by the server, a lone surrogate by the driver."""
+    refused = error.__cause__
+    return error.sqlstate == "22021" or isinstance(getattr(refused, "__cause__", None), UnicodeEncodeError)

@@ -16,7 +16,8 @@ from mcpsession.settings import Settings
 LOCK_SESSIONS = """
 SELECT s.id, s.incarnation
 FROM mcpsession.sessions s
-WHERE s.namespace = $1 AND s.id = ANY($2::text[]) AND s.expires_at <= now()
+WHERE s.namespace = $1 AND s.id = ANY($2::text[])
+    AND (s.expires_at <= now() OR s.status = 'removed' OR s.claimed_by = $3::text)
     AND (s.claimed_by IS NOT DISTINCT FROM $3::text OR NOT EXISTS (
         SELECT FROM mcpsession.replicas r WHERE r.namespace = $1 AND r.id = s.claimed_by AND r.dead_at IS NULL))
 ORDER BY s.id

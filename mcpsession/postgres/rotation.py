@@ -69,7 +69,7 @@ class Rotation:
         self, session_id: SessionId, new_id: SessionId, *, owner: str | None, new_owner: str | None, sender: ReplicaId
     ) -> Ended:
         """See SessionStore.rotate."""
-        settings = self._settings
+        settings, incarnation = self._settings, new_incarnation()
         if not (storable(session_id) and storable(owner or "")):
             return Ended()
         try:
@@ -83,7 +83,7 @@ class Rotation:
                     self._namespace,
                     session_id,
                     new_id,
-                    new_incarnation(),
+                    incarnation,
                     new_owner,
                     sender,
                     settings.tombstone_ttl,
@@ -94,7 +94,9 @@ class Rotation:
                 raise SessionExistsError(new_id) from error
             raise
         assert mail is not None
-        ended = replace(
-            session_of(old), status="terminated", end_reason="terminated", ended_at=mail["ended_at"], remaining=0.0
+        session = session_of(old)
+        ended = replace(session, status="terminated", end_reason="terminated", ended_at=mail["ended_at"], remaining=0.0)
+        successor = replace(
+            session, id=new_id, owner=session.owner if new_owner is None else new_owner, incarnation=incarnation
         )
-        return Ended([ended], mail["id"], tuple(mail["replicas"]))
+        return Ended([ended], mail["id"], tuple(mail["replicas"]), successor)

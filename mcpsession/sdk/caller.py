@@ -38,7 +38,9 @@ async def find_session(parts: Parts, scope: Scope, send: Send) -> Session | None
     if session is None or session.owner != owner_of(scope) or session.failure is not None:
         await wire.refuse(send, 404, wire.NOT_FOUND)
         return None
-    if parts.cache.remaining(session) < parts.settings.touch_flush:
-        # Near its end the collected touch could come too late.
-        await parts.touches.touch(session_id)
+    # Near its end the collected touch could come too late.
+    is_near_its_end = parts.cache.remaining(session) < parts.settings.touch_flush
+    if is_near_its_end and not await parts.touches.touch(session_id):
+        await wire.refuse(send, 404, wire.NOT_FOUND)
+        return None
     return session

@@ -9,7 +9,6 @@ event id leaves before its stream is durable, unless the response leaves in the 
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -20,6 +19,7 @@ from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
 from mcp_types import RequestId
 from starlette.types import Receive, Send
 
+from mcpsession.cancellation import interrupted
 from mcpsession.errors import LimitExceededError, MCPSessionError, StoreError, StoreUnavailableError, StreamLostError
 from mcpsession.model import ReplicaId
 from mcpsession.records import Session
@@ -329,8 +329,3 @@ class Exchange:
                 await wire.refuse(send, 500, "The stream was lost before it began", request_id=self.request_id)
                 return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def interrupted() -> bool:
-    """Whether a scope around this task was cancelled; else a CancelledError comes from what the task awaited."""
-    return anyio.current_effective_deadline() == -math.inf

@@ -33,6 +33,7 @@ from mcpsession.errors import (
     StoreUnavailableError,
     UnhandledError,
 )
+from mcpsession.finishing import finish
 from mcpsession.initialization import MOST_CLIENT_PARAMS
 from mcpsession.model import (
     NewEvent,
@@ -47,7 +48,6 @@ from mcpsession.model import (
 from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
-from mcpsession.sdk.finishing import finish
 from mcpsession.sdk.parts import Parts
 from mcpsession.sdk.refusal import RefusedError, known_already, refused, too_many_sessions
 

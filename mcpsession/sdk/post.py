@@ -19,11 +19,12 @@ from mcp_types.version import LATEST_HANDSHAKE_VERSION
 from starlette.requests import Request
 from starlette.types import Receive, Send
 
+from mcpsession.cancellation import interrupted
 from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CurrentSession
 from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
-from mcpsession.sdk.exchange import Exchange, interrupted
+from mcpsession.sdk.exchange import Exchange
 from mcpsession.sdk.parts import Parts
 from mcpsession.sdk.session_methods import KEPT
 

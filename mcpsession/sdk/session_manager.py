@@ -22,12 +22,12 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from mcpsession.errors import LayerClosedError, StoreUnavailableError
+from mcpsession.finishing import finish
 from mcpsession.model import STANDALONE
 from mcpsession.records import Ended
 from mcpsession.sdk import wire
 from mcpsession.sdk.caller import find_session, owner_of
 from mcpsession.sdk.drain import draining_at_sigterm
-from mcpsession.sdk.finishing import finish
 from mcpsession.sdk.inbound import NOBODY_WAITS, Inbound
 from mcpsession.sdk.initialize import Initialize
 from mcpsession.sdk.parts import Parts

@@ -35,6 +35,21 @@ async def test_the_state_of_one_call_is_seen_by_the_next_on_another_replica(clie
     assert counts == [str(number) for number in range(1, 10)]
 
 
+async def test_state_is_seen_by_the_next_request_elsewhere_a_thousand_times_out_of_a_thousand(
+    connect: Connect,
+) -> None:
+    seen: list[list[str]] = []
+
+    async def count(client: Client) -> None:
+        seen.append([await client.call("count", replica=turn % 3) for turn in range(250)])
+
+    async with anyio.create_task_group() as tasks:
+        for client in [await connect(replica=number % 3) for number in range(4)]:
+            tasks.start_soon(count, client)
+
+    assert [[str(number) for number in range(1, 251)]] * 4 == seen
+
+
 async def test_fifty_writers_of_fifty_keys_over_three_replicas_lose_none(client: Client, files: Files) -> None:
     wrote: list[str] = []
 

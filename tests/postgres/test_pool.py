@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import anyio
 import asyncpg
@@ -155,3 +158,75 @@ async def test_whoever_is_only_read_only_is_not_connected_to(database_url: str) 
 async def test_a_deadlock_is_worth_another_try() -> None:
     assert isinstance(translate(asyncpg.DeadlockDetectedError("x"), "h"), StoreUnavailableError)
     assert isinstance(translate(asyncpg.DiskFullError("x"), "h"), StoreUnavailableError)
+
+
+# What lies at hand
+
+
+async def test_after_all_connections_were_cut_the_next_statements_succeed(database_url: str) -> None:
+    async with _own(database_url, pool_size=5) as database:
+        await _use_all(database)
+        await _cut_all(database_url)
+
+        for _ in range(5):
+            assert [1] == [row["one"] for row in await database.fetch("SELECT 1 AS one")]
+
+
+async def test_a_transaction_whose_replica_stands_still_keeps_its_locks_for_some_seconds_only(
+    database_url: str,
+) -> None:
+    async with _own(database_url) as database, database.transaction() as connection:
+        bounds = await connection.fetchrow(
+            "SELECT current_setting('idle_in_transaction_session_timeout') AS idle,"
+            " current_setting('lock_timeout') AS lock"
+        )
+    assert bounds is not None
+    assert ("5s", "5s") == (bounds["idle"], bounds["lock"])
+    # And only the transaction.
+    async with _own(database_url) as database, database.connection() as connection:
+        assert "0" == await connection.fetchval("SELECT current_setting('lock_timeout')")
+
+
+async def test_a_transaction_that_fails_leaves_nothing_and_its_connection_usable(database_url: str) -> None:
+    async with _own(database_url, pool_size=1) as database:
+
+        async def fail() -> None:
+            async with database.transaction() as connection:
+                await connection.execute("CREATE TABLE public.left_over ()")
+                await connection.execute("SELECT 1 / 0")
+
+        with pytest.raises(StoreError, match="division"):
+            await fail()
+        assert [] == await database.fetch("SELECT 1 FROM pg_tables WHERE tablename = 'left_over'")
+
+
+async def test_a_text_that_postgres_cannot_hold_names_nothing_and_another_type_is_an_error(database_url: str) -> None:
+    async with _own(database_url) as database:
+        for name in ("nul \x00", "surrogate \ud800"):
+            assert [] == await database.look_up("SELECT 1 WHERE $1::text = 'x'", name)
+        with pytest.raises(StoreError):
+            await database.look_up("SELECT 1 WHERE $1::text = 'x'", 5)
+
+
+@asynccontextmanager
+async def _own(url: str, **settings: Any) -> AsyncIterator[Database]:
+    database = Database(url, Settings(**settings))
+    async with database.running():
+        yield database
+
+
+async def _use_all(database: Database) -> None:
+    """Have five connections at once, so that five lie at hand afterwards."""
+    async with AsyncExitStack() as stack:
+        for _ in range(5):
+            await stack.enter_async_context(database.connection())
+
+
+async def _cut_all(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(_CUT_OTHERS)
+    finally:
+        await connection.close()
+    # The driver hears of it in the loop.
+    await anyio.sleep(0.1)

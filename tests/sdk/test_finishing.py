@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mcpsession.errors import LayerClosedError
-from mcpsession.sdk.finishing import finish
+from mcpsession.finishing import finish
 from tests.sdk.gates import settle
 
 
@@ -68,7 +68,7 @@ async def test_the_end_of_the_replica_lets_it_finish():
 
 
 async def test_but_not_for_ever(monkeypatch):
-    monkeypatch.setattr("mcpsession.sdk.finishing._GRACE", 0.05)
+    monkeypatch.setattr("mcpsession.finishing._GRACE", 0.05)
     entered, refused = anyio.Event(), anyio.Event()
 
     async def work():

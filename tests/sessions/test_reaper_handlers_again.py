@@ -12,6 +12,7 @@ from tests.sessions import reaping
 from tests.sessions.reaping import OFTEN, Store, Told, dead_replica, expired, is_gone, speak
 
 store = reaping.store
+postgres_store = reaping.postgres_store
 
 
 # ---- F59: at least once, whoever dies -------------------------------------------------------------------------------
@@ -87,29 +88,50 @@ async def test_f59_what_a_replica_had_not_finished_when_it_left_is_told_by_anoth
         assert [("session", "expired")] == told.reasons
 
 
-async def test_f59_a_delete_that_is_cancelled_while_it_tells_is_told_again_by_the_next_pass(store: Store) -> None:
+async def test_f59_a_delete_whose_caller_is_cancelled_is_told_to_its_end_and_once(store: Store) -> None:
     async with store.layer() as layer:
-        begun = anyio.Event()
+        begun, go_on = anyio.Event(), anyio.Event()
+        calls: list[str] = []
 
         @layer.on_expired
-        async def wait_the_first_time(session: Session) -> None:
-            if not begun.is_set():
-                begun.set()
-                await anyio.sleep_forever()
+        async def take_time(session: Session) -> None:
+            calls.append("begun")
+            begun.set()
+            await go_on.wait()
+            calls.append("ended")
 
-        told = Told(layer)
         await layer.sessions.create("session")
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(layer.sessions.delete, "session")
             with anyio.fail_after(5):
                 await begun.wait()
             tasks.cancel_scope.cancel()
-        assert [] == told.reasons
-        assert await layer.sessions.get("session") is None
-
         await layer.reaper.run_once()
+        assert ["begun"] == calls
+
+        go_on.set()
+        with anyio.fail_after(5):
+            while not await is_gone(layer, "session"):
+                await settle()
+        await layer.reaper.run_once()
+        assert ["begun", "ended"] == calls
+
+
+async def test_f59_what_is_claimed_goes_although_the_clock_went_back(postgres_store: Store) -> None:
+    """After a fail-over to a standby that is behind, the end's time may lie ahead."""
+    backend = postgres_store.backend()
+    async with postgres_store.layer(backend) as layer:
+        told = Told(layer)
+        await layer.sessions.create("session")
+        dead = await dead_replica(backend)
+        await backend.sessions.end(["session"], "deleted", sender=dead, claim=True)
+        await postgres_store.fetch("UPDATE mcpsession.sessions SET expires_at = now() + interval '1 hour'")
+
+        with anyio.fail_after(5):
+            await layer.reaper.run_once()
 
         assert [("session", "deleted")] == told.reasons
+        assert await is_gone(layer, "session")
 
 
 # ---- F59: once, whoever else is at work in this replica -------------------------------------------------------------
