@@ -143,7 +143,7 @@ class RequestContext:
         self._parts = parts
         self._session = session
         self._outlet = outlet
-        self._log = LogGate(session, parts.changes, parts.cache.load)
+        self._log: LogGate | None = None
         self._progress_token = progress_token
         self._closed = False
         self._cancel_requested: anyio.Event | None = None
@@ -173,6 +173,8 @@ class RequestContext:
         if self._closed or self._outlet is None:
             logger.debug("dropped %s: the request has finished", method)
             return
+        if self._log is None:
+            self._log = LogGate(self._session, self._parts.changes, self._parts.cache.load)
         if not await self._log.passes(method, params):
             return
         # The look at the level may have taken a while.
@@ -200,7 +202,7 @@ class StandaloneOutlet:
     def __init__(self, parts: Parts, session: Session) -> None:
         self._parts = parts
         self._session = session
-        self._log = LogGate(session, parts.changes, parts.cache.load)
+        self._log: LogGate | None = None
 
     async def emit(self, message: dict[str, Any], *, request_of: ReplicaId | None = None) -> None:
         if self._session in self._parts.ended:
@@ -217,5 +219,7 @@ class StandaloneOutlet:
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         del opts
+        if self._log is None:
+            self._log = LogGate(self._session, self._parts.changes, self._parts.cache.load)
         if await self._log.passes(method, params):
             await self.emit(notification(method, params))

@@ -53,7 +53,8 @@ class InFlight:
         self._running: dict[SessionId, dict[int, dict[RequestId, Running]]] = {}
         self._arriving: dict[Key, list[Running]] = {}
         self._early: OrderedDict[Key, float] = OrderedDict()
-        self._left = anyio.Event()
+        self._left: anyio.Event | None = None
+        """Where somebody waits for what leaves."""
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -103,12 +104,14 @@ class InFlight:
             incarnations.pop(session.incarnation, None)
         if not incarnations:
             self._running.pop(session.id, None)
-            left, self._left = self._left, anyio.Event()
-            left.set()
+            if self._left is not None:
+                self._left.set()
+                self._left = None
 
     async def finished(self, session_id: SessionId | None = None) -> None:
         """Wait until nothing runs here, or nothing for one session."""
         while self._running if session_id is None else session_id in self._running:
+            self._left = self._left or anyio.Event()
             await self._left.wait()
 
     def cancel(self, session_id: SessionId, request_id: RequestId) -> bool:
