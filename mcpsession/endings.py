@@ -44,6 +44,7 @@ class Endings:
         settings: Settings,
         *,
         me: Callable[[], ReplicaId],
+        tasks: Callable[[], anyio.abc.TaskGroup | None],
         telemetry: Telemetry,
     ) -> None:
         self._store = store
@@ -52,12 +53,11 @@ class Endings:
         self._post_office = post_office
         self._settings = settings
         self._me = me
+        self._tasks = tasks
         self._telemetry = telemetry
         self._acknowledgements = Acknowledgements()
         self.apply: Callable[[SessionId, int], None] = lambda _s, _i: None
         """Ends everything of a session (id, incarnation) that is in this replica. Idempotent."""
-        self.tasks: anyio.abc.TaskGroup | None = None
-        """The layer's, while it runs."""
         post_office.on("ended", self._hear)
         post_office.on_acknowledged = self._acknowledgements.hear
 
@@ -139,7 +139,8 @@ class Endings:
 
     async def finish(self, work: Callable[[], Awaitable[T]]) -> T:
         """Do it to its end, whatever becomes of the caller."""
-        return await work() if self.tasks is None else await finish(self.tasks, work)
+        tasks = self._tasks()
+        return await work() if tasks is None else await finish(tasks, work)
 
     @contextmanager
     def holding(self, session_ids: Sequence[SessionId]) -> Iterator[None]:

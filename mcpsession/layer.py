@@ -36,7 +36,7 @@ from mcpsession.sdk.supervision import Work, close_here, running_here
 from mcpsession.sessions import Sessions
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
-from mcpsession.wiring import Wiring, at_rest
+from mcpsession.wiring import Wiring
 
 if TYPE_CHECKING:
     from mcpsession.sdk.app import Starlette
@@ -238,9 +238,8 @@ class SessionLayer:
             tasks.start_soon(parts.post_office.run)
             tasks.start_soon(parts.journal.run)
             tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
-            self.reaper.tasks = self._wiring.endings.tasks = tasks
+            self._wiring.tasks = tasks
             self._wiring.handlers.closing = False
-            self._wiring.start_soon = lambda job, argument: tasks.start_soon(job, argument)
             await self.reaper.start()
             try:
                 yield tasks
@@ -249,8 +248,7 @@ class SessionLayer:
                 self._wiring.handlers.closing = True
                 with anyio.move_on_after(_FLUSH_DEADLINE, shield=True):
                     await self.reaper.stop()
-                self.reaper.tasks = self._wiring.endings.tasks = None
-                self._wiring.start_soon = at_rest
+                self._wiring.tasks = None
                 with anyio.move_on_after(_FLUSH_DEADLINE, shield=True) as flushing:
                     await parts.journal.flushed()
                     await parts.touches.flush()

@@ -64,6 +64,7 @@ class Reaper:
         endings: Endings,
         settings: Settings,
         *,
+        tasks: Callable[[], anyio.abc.TaskGroup | None],
         telemetry: Telemetry,
     ) -> None:
         self._reaping = reaping
@@ -73,6 +74,7 @@ class Reaper:
         self._endings = endings
         self._batch = settings.reap_batch
         self._touch_flush = settings.touch_flush
+        self._tasks = tasks
         self._telemetry = telemetry
         self._interval = settings.reap_every or None
         self._paused = False
@@ -83,8 +85,6 @@ class Reaper:
         self._counts = Reaped()
         self._passes = self._failures = 0
         self._last: tuple[float, float] | None = None
-        self.tasks: anyio.abc.TaskGroup | None = None
-        """Where the loop runs; None while the layer does not."""
 
     def __repr__(self) -> str:
         state = "paused" if self._paused else "running" if self.running else "stopped"
@@ -130,13 +130,14 @@ class Reaper:
 
         Entering the layer does it. Raises LayerClosedError if the layer is not entered.
         """
-        if self.tasks is None:
+        tasks = self._tasks()
+        if tasks is None:
             raise LayerClosedError
         if self._stopping:
             await self.stop()
         if self._stopped is None and self._interval is not None:
             self._stopped = anyio.Event()
-            self.tasks.start_soon(self._run, self._stopped)
+            tasks.start_soon(self._run, self._stopped)
 
     async def stop(self) -> None:
         """End the loop and wait until it has ended; a pass under way is finished first. Free if it does not run."""
@@ -164,7 +165,7 @@ class Reaper:
         self._interval = seconds
         if seconds is None:
             await self.stop()
-        elif self.tasks is not None:
+        elif self._tasks() is not None:
             await self.start()
         self._changed.set()
 

@@ -95,11 +95,12 @@ class Sessions(SessionQueries, SessionState):
 
     async def ensure(self, session_id: SessionId, **fields: Any) -> tuple[Session, bool]:
         """The live session with this id, created if there is none, and whether it was."""
+        new = self._new(session_id, **fields)
         # Mostly it is there.
         existing = await self.get(session_id)
-        if existing is not None and existing.owner == self._new(session_id, **fields).owner:
+        if existing is not None and existing.owner == new.owner:
             return existing, False
-        return await self._enter(self._new(session_id, **fields), "existing")
+        return await self._enter(new, "existing")
 
     async def create_many(self, sessions: Iterable[Session]) -> Sequence[Session]:
         """Create all or none, in one statement; of each, id, owner, transport, metadata, state and ttl count.

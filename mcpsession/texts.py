@@ -7,17 +7,18 @@ from mcpsession.errors import UnstorableTextError
 
 def storable(text: str) -> bool:
     """Whether a store can hold it; what it cannot hold is nowhere."""
-    return _fault(text) is None
+    return fault_of(text) is None
 
 
 def check_text(*texts: str) -> None:
     """Raises UnstorableTextError for the first that no store can hold."""
     for text in texts:
-        if fault := _fault(text):
+        if fault := fault_of(text):
             raise UnstorableTextError(fault)
 
 
-def _fault(text: str) -> str | None:
+def fault_of(text: str) -> str | None:
+    """What keeps a text from being stored; None if nothing does."""
     if "\x00" in text:
         return "it has a NUL character"
     if not text.isascii():

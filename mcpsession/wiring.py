@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import anyio
+import anyio.abc
 
 from mcpsession.broadcaster import Broadcaster
 from mcpsession.cache import SessionCache
@@ -16,12 +15,12 @@ from mcpsession.endings import Endings
 from mcpsession.expiry import ExpiryHandlers
 from mcpsession.heartbeat import Heartbeat
 from mcpsession.journal import Journal
-from mcpsession.model import STANDALONE, ReplicaId, SessionId
+from mcpsession.model import STANDALONE, ReplicaId
 from mcpsession.orphans import Orphans
 from mcpsession.post_office import PostOffice
 from mcpsession.reaper import Reaper
 from mcpsession.sdk.parts import Limits, Parts
-from mcpsession.sdk.termination import changed, introduce
+from mcpsession.sdk.termination import announce_change, introduce
 from mcpsession.sessions import Sessions
 from mcpsession.settings import Settings
 from mcpsession.surroundings import Surroundings
@@ -32,18 +31,12 @@ from mcpsession.touches import Touches
 logger = logging.getLogger(__name__)
 
 
-StartSoon = Callable[[Callable[[bool], Coroutine[Any, Any, object]], bool], object]
-
-
-def at_rest(job: Callable[[bool], Coroutine[Any, Any, object]], argument: bool) -> None:
-    """Nothing runs; what was to be done is found by the next replica's reaper."""
-    del job, argument
-
-
 class Wiring:
     """One replica, at rest; the layer runs it."""
 
     def __init__(self, backend: Backend, settings: Settings, telemetry: Telemetry) -> None:
+        self.tasks: anyio.abc.TaskGroup | None = None
+        """The layer's, while it runs."""
         self.heartbeat = heartbeat = Heartbeat(backend, settings)
         self.post_office = post_office = PostOffice(backend.mailbox, backend.doorbell, self.me)
         cache = SessionCache(
@@ -51,11 +44,25 @@ class Wiring:
         )
         self.handlers = ExpiryHandlers(backend.reaping, settings, me=self.me, telemetry=telemetry)
         self.endings = endings = Endings(
-            backend.sessions, backend.reaping, self.handlers, post_office, settings, me=self.me, telemetry=telemetry
+            backend.sessions,
+            backend.reaping,
+            self.handlers,
+            post_office,
+            settings,
+            me=self.me,
+            tasks=self._running,
+            telemetry=telemetry,
         )
         self.orphans = Orphans(backend.log, settings, me=self.me, telemetry=telemetry)
         self.reaper = Reaper(
-            backend.reaping, backend.directory, self.orphans, self.handlers, endings, settings, telemetry=telemetry
+            backend.reaping,
+            backend.directory,
+            self.orphans,
+            self.handlers,
+            endings,
+            settings,
+            tasks=self._running,
+            telemetry=telemetry,
         )
         self.parts = parts = Parts(
             settings=settings,
@@ -90,18 +97,19 @@ class Wiring:
                 me=self.me,
                 ttl=lambda: parts.limits.ttl,
                 admission=lambda: parts.limits.admission(),
-                changed=self._changed,
+                changed=lambda session_id: announce_change(parts, session_id),
                 cleanup=self._cleanup,
             )
         )
-        self.start_soon: StartSoon = at_rest
-        """Runs something in the layer's task group, while there is one."""
         self._reborn = anyio.Event()
         introduce(parts)
         self._introduce()
 
     def me(self) -> ReplicaId:
         return self.heartbeat.replica_id
+
+    def _running(self) -> anyio.abc.TaskGroup | None:
+        return self.tasks
 
     async def reborn(self) -> None:
         """Wait until this replica has become a new one."""
@@ -113,10 +121,6 @@ class Wiring:
         self.parts.cache.clear()
         self.post_office.wake()
         self.parts.tails.wake_all()
-
-    def _changed(self, session_id: SessionId) -> None:
-        changed(self.parts, session_id)
-        self.post_office.ring_all()
 
     async def _cleanup(self) -> int:
         return (await self.reaper.run_once()).sessions
@@ -133,7 +137,7 @@ class Wiring:
         self.orphans.writes = parts.journal.writes
         heartbeat.position = lambda: office.position
         heartbeat.on_pulse = lambda pulse: office.wake() if pulse.mail or pulse.news else None
-        heartbeat.on_death = self._finish_soon
+        heartbeat.on_death = lambda: self._finish_soon(strays=False)
         heartbeat.on_reborn = self._be_reborn
 
     def _all_may_have_changed(self) -> None:
@@ -142,8 +146,10 @@ class Wiring:
         self.parts.broadcaster.tell_all_changed()
         self.parts.tails.wake_all()
 
-    def _finish_soon(self) -> None:
-        self.start_soon(self._finish, False)
+    def _finish_soon(self, *, strays: bool) -> None:
+        # At rest nobody does it; the next replica's reaper does.
+        if self.tasks is not None:
+            self.tasks.start_soon(self._finish, strays)
 
     async def _finish(self, strays: bool) -> None:
         await self.orphans.try_to_finish(strays=strays)
@@ -161,5 +167,5 @@ class Wiring:
         self._reborn.set()
         self.heartbeat.unfence()
         # What was opened under the new id before this cut is nobody's, and its producer lives.
-        self.start_soon(self._finish, True)
+        self._finish_soon(strays=True)
         logger.warning("cut everything of the old incarnation; serving on as %s", new)

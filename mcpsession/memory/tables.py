@@ -18,6 +18,7 @@ from mcpsession.errors import StoreError
 from mcpsession.memory.rows import MailRow, ReplicaRow, SessionRow, StreamRow
 from mcpsession.model import STANDALONE, Mail, NewEvent, ReplicaId, SessionId, StreamId
 from mcpsession.settings import Settings
+from mcpsession.texts import fault_of
 
 
 class Tables:
@@ -205,11 +206,5 @@ def check_texts(*texts: str | None) -> None:
     Raises StoreError for a NUL character or a lone surrogate.
     """
     for text in texts:
-        if text is None or (text.isascii() and "\x00" not in text):
-            continue
-        if "\x00" in text:
-            raise StoreError("text with a NUL character", "22021")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise StoreError("text with a lone surrogate", "22021") from error
+        if text is not None and (fault := fault_of(text)):
+            raise StoreError(f"text that cannot be stored: {fault}", "22021")

@@ -14,6 +14,8 @@ from mcpsession.settings import Settings
 
 DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
+UNIQUE_VIOLATION = "23505"
+
 # Away, try again later. Everything else is a StoreError: the same statement would fail again.
 _AWAY = {
     "25006": "it is read-only (a standby, or a primary that was demoted)",

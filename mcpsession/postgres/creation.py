@@ -12,12 +12,12 @@ from asyncpg import Record
 
 from mcpsession.errors import LimitExceededError, SessionExistsError, StoreError, UnhandledError
 from mcpsession.model import OpenedStream, SessionId
+from mcpsession.postgres.address import UNIQUE_VIOLATION
 from mcpsession.postgres.pool import Connection, Database
-from mcpsession.postgres.removal import LOCK_STREAMS
+from mcpsession.postgres.removal import LOCK_STREAMS, REMOVE
 from mcpsession.records import Admission, Session
 from mcpsession.settings import Settings
 
-_UNIQUE_VIOLATION = "23505"
 # Each lost attempt means that another one's session was there and gone between two statements.
 _ATTEMPTS = 10
 
@@ -114,17 +114,6 @@ ORDER BY s.id
 FOR UPDATE OF s
 """
 
-WIPE = """
-WITH events_gone AS (
-    DELETE FROM mcpsession.events WHERE namespace = $1 AND session_id = ANY($2::text[])
-), streams_gone AS (
-    DELETE FROM mcpsession.streams WHERE namespace = $1 AND session_id = ANY($2::text[])
-), subscriptions_gone AS (
-    DELETE FROM mcpsession.subscriptions WHERE namespace = $1 AND session_id = ANY($2::text[])
-)
-DELETE FROM mcpsession.sessions WHERE namespace = $1 AND id = ANY($2::text[])
-"""
-
 
 class Creation:
     """Enters sessions, all or none."""
@@ -143,45 +132,44 @@ class Creation:
             return []
         if len(set(ids)) < len(ids):
             raise SessionExistsError(next(id_ for id_ in ids if ids.count(id_) > 1))
-        rows = None
+        ways = [self._enter_carefully] * _ATTEMPTS
         if admission == Admission():
-            rows = await self._enter(sessions, opening)
-        for _ in range(_ATTEMPTS):
-            if rows is not None:
-                return self._stored(sessions, rows, opening)
-            rows = await self._enter_carefully(sessions, opening, admission, handled)
+            ways.insert(0, self._enter)
+        for enter in ways:
+            try:
+                rows = await enter(sessions, opening, admission, handled)
+            except StoreError as error:
+                if error.sqlstate != UNIQUE_VIOLATION:
+                    raise
+            else:
+                if rows:
+                    return self._stored(sessions, rows, opening)
         raise SessionExistsError(ids[0])
+
+    async def _enter(
+        self, sessions: Sequence[Session], opening: OpenedStream | None, admission: Admission, handled: bool
+    ) -> list[Record]:
+        """None come back if an id has a past."""
+        del admission, handled
+        return await self._database.fetch(CREATE, *self._row(sessions, opening))
 
     async def _enter_carefully(
         self, sessions: Sequence[Session], opening: OpenedStream | None, admission: Admission, handled: bool
-    ) -> list[Record] | None:
+    ) -> list[Record]:
         ids = [session.id for session in sessions]
-        try:
-            async with self._database.transaction() as connection:
-                await self._queue(connection, sessions, admission)
-                await connection.execute(HOLD, self._namespace, ids)
-                occupied = await connection.fetch(OCCUPIED, self._namespace, ids, self._settings.tombstone_ttl)
-                _refuse(ids, occupied, handled)
-                if len(occupied) < len(ids):
-                    # One was removed in between, so its key is not ours.
-                    return None
-                await connection.execute(LOCK_STREAMS, self._namespace, ids)
-                await connection.execute(WIPE, self._namespace, ids)
-                await self._count(connection, sessions, admission)
-                return await connection.fetch(CREATE, *self._row(sessions, opening)) or None
-        except StoreError as error:
-            if error.sqlstate == _UNIQUE_VIOLATION:
-                return None
-            raise
-
-    async def _enter(self, sessions: Sequence[Session], opening: OpenedStream | None) -> list[Record] | None:
-        """None if an id is occupied, or has a past."""
-        try:
-            return await self._database.fetch(CREATE, *self._row(sessions, opening)) or None
-        except StoreError as error:
-            if error.sqlstate == _UNIQUE_VIOLATION:
-                return None
-            raise
+        async with self._database.transaction() as connection:
+            await self._queue(connection, sessions, admission)
+            await connection.execute(HOLD, self._namespace, ids)
+            occupied = await connection.fetch(OCCUPIED, self._namespace, ids, self._settings.tombstone_ttl)
+            _refuse(ids, occupied, handled)
+            if len(occupied) < len(ids):
+                # One was removed in between, so its key is not ours.
+                return []
+            await connection.execute(LOCK_STREAMS, self._namespace, ids)
+            # A tombstone that stays would have been refused above: these go whole.
+            await connection.execute(REMOVE, self._namespace, ids, self._settings.tombstone_ttl)
+            await self._count(connection, sessions, admission)
+            return await connection.fetch(CREATE, *self._row(sessions, opening))
 
     def _row(self, sessions: Sequence[Session], opening: OpenedStream | None) -> tuple[object, ...]:
         settings = self._settings

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 from mcpsession.errors import SessionExistsError, StoreError
 from mcpsession.model import ReplicaId, SessionId
+from mcpsession.postgres.address import UNIQUE_VIOLATION
 from mcpsession.postgres.pool import Database
 from mcpsession.postgres.records import COLUMNS, session_of
 from mcpsession.postgres.removal import LOCK_STREAMS
 from mcpsession.records import Ended, new_incarnation
 from mcpsession.settings import Settings
 from mcpsession.texts import storable
-
-_UNIQUE_VIOLATION = "23505"
 
 LOCK_LIVE = f"""
 SELECT {COLUMNS}
@@ -90,7 +89,7 @@ class Rotation:
                     settings.mail_ttl,
                 )
         except StoreError as error:
-            if error.sqlstate == _UNIQUE_VIOLATION:
+            if error.sqlstate == UNIQUE_VIOLATION:
                 raise SessionExistsError(new_id) from error
             raise
         assert mail is not None

@@ -126,7 +126,21 @@ def notification(method: str, params: Mapping[str, Any] | None) -> dict[str, Any
     return message
 
 
-class RequestContext:
+class _Speaker:
+    """Speaks for a session; its log messages pass a gate, which few need."""
+
+    def __init__(self, parts: Parts, session: Session) -> None:
+        self._parts = parts
+        self._session = session
+        self._log: LogGate | None = None
+
+    async def _passes(self, method: str, params: Mapping[str, Any] | None) -> bool:
+        if self._log is None:
+            self._log = LogGate(self._session, self._parts.changes, self._parts.cache.load)
+        return await self._log.passes(method, params)
+
+
+class RequestContext(_Speaker):
     """One inbound message's context; its back-channel is the message's own stream."""
 
     def __init__(
@@ -140,10 +154,8 @@ class RequestContext:
         transport: TransportContext,
         metadata: MessageMetadata,
     ) -> None:
-        self._parts = parts
-        self._session = session
+        super().__init__(parts, session)
         self._outlet = outlet
-        self._log: LogGate | None = None
         self._progress_token = progress_token
         self._closed = False
         self._cancel_requested: anyio.Event | None = None
@@ -173,9 +185,7 @@ class RequestContext:
         if self._closed or self._outlet is None:
             logger.debug("dropped %s: the request has finished", method)
             return
-        if self._log is None:
-            self._log = LogGate(self._session, self._parts.changes, self._parts.cache.load)
-        if not await self._log.passes(method, params):
+        if not await self._passes(method, params):
             return
         # The look at the level may have taken a while.
         if not self._closed:
@@ -196,13 +206,8 @@ class RequestContext:
         self._closed = True
 
 
-class StandaloneOutlet:
+class StandaloneOutlet(_Speaker):
     """The connection-scoped channel: a session's standalone stream, whichever replica holds it."""
-
-    def __init__(self, parts: Parts, session: Session) -> None:
-        self._parts = parts
-        self._session = session
-        self._log: LogGate | None = None
 
     async def emit(self, message: dict[str, Any], *, request_of: ReplicaId | None = None) -> None:
         if self._session in self._parts.ended:
@@ -219,7 +224,5 @@ class StandaloneOutlet:
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         del opts
-        if self._log is None:
-            self._log = LogGate(self._session, self._parts.changes, self._parts.cache.load)
-        if await self._log.passes(method, params):
+        if await self._passes(method, params):
             await self.emit(notification(method, params))

@@ -12,7 +12,7 @@ from typing import Any
 from mcpsession.errors import SessionNotFoundError
 from mcpsession.records import Change, Session
 from mcpsession.sdk.parts import Parts
-from mcpsession.sdk.termination import changed
+from mcpsession.sdk.termination import announce_change
 
 Keep = Callable[[Parts, Session, Mapping[str, Any]], Awaitable[None]]
 
@@ -22,9 +22,7 @@ async def _set_level(parts: Parts, session: Session, params: Mapping[str, Any]) 
     sender = parts.heartbeat.replica_id
     if not await parts.sessions.change(session.id, change, owner=session.owner, sender=sender):
         raise SessionNotFoundError(session.id)
-    # Here at once, elsewhere with the mail.
-    changed(parts, session.id)
-    parts.post_office.ring_all()
+    announce_change(parts, session.id)
 
 
 async def _subscribe(parts: Parts, session: Session, params: Mapping[str, Any]) -> None:

@@ -35,6 +35,12 @@ def apply(parts: Parts, session_id: SessionId, incarnation: int) -> None:
     parts.readers.end_session(session_id, incarnation)
 
 
+def announce_change(parts: Parts, session_id: SessionId) -> None:
+    """It was changed from here: known here at once, elsewhere with the mail that lies there."""
+    changed(parts, session_id)
+    parts.post_office.ring_all()
+
+
 def changed(parts: Parts, session_id: SessionId) -> None:
     """What this replica remembers of the session may be old. Calls that run look again where it matters to them."""
     parts.cache.drop(session_id)
