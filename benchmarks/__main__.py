@@ -1,4 +1,5 @@
-"""Measure tool calls beside the stock SDK, and the session store beside bare asyncpg: `python -m benchmarks`."""
+"""Measure tool calls beside the stock SDK, the session store beside bare asyncpg, and news beside a bare pg_notify:
+`python -m benchmarks`."""
 
 import argparse
 import json
@@ -17,6 +18,9 @@ from rich.text import Text
 from benchmarks import machine
 from benchmarks.database import Database, fresh_database
 from benchmarks.load import Sample
+from benchmarks.news import NewsLoad, measure_news
+from benchmarks.news_ears import NewsLostError
+from benchmarks.news_report import NewsResult, show_news
 from benchmarks.report import Result, show, show_machine
 from benchmarks.sides import Load, LoadFailedError, RunningSide, Side, ceiling, ours, running, stock
 from benchmarks.store import StoreLoad, measure_store
@@ -28,6 +32,7 @@ from mcpsession.errors import MCPSessionError
 
 EXPECTED = (
     LoadFailedError,
+    NewsLostError,
     ProcessFailedError,
     StatementsDifferError,
     WrongResultError,
@@ -45,10 +50,11 @@ class Report:
     machine: dict[str, str] = field(default_factory=dict)
     calls: Result | None = None
     store: StoreResult | None = None
+    news: NewsResult | None = None
     done: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        parts = {"calls": self.calls, "store": self.store}
+        parts = {"calls": self.calls, "store": self.store, "news": self.news}
         return {"machine": self.machine, **{name: part.as_json() for name, part in parts.items() if part is not None}}
 
 
@@ -75,10 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=["calls", "store"], help="one of the two tables (default: both)")
+    parser.add_argument("--only", choices=["calls", "store", "news"], help="one of the tables (default: all)")
     parser.add_argument("--rounds", type=_count, help="times that each side is measured (default: 5)")
     parser.add_argument(
-        "--seconds", type=float, help="measured seconds of each turn (default: 4 of calls, 1 of the store)"
+        "--seconds", type=float, help="measured seconds of each turn (default: 4 of calls, 1 of the store, 2 of news)"
     )
     parser.add_argument("--sessions", type=_count, default=8, help="concurrent sessions (default: %(default)s)")
     parser.add_argument(
@@ -99,7 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--same",
         action="store_true",
-        help="the stock SDK, and bare asyncpg, against itself: how far from 1.00 is this machine's noise?",
+        help="the stock SDK, bare asyncpg and pg_notify against themselves: how far from 1.00 is this machine's noise?",
     )
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (2 if options.quick else 5)
@@ -132,12 +138,15 @@ async def _measure(options: argparse.Namespace, report: Report) -> None:
     async with fresh_database(options.url) as database:
         report.machine = machine.describe(database.description)
         show_machine(report.machine, console)
-        if options.only != "store":
+        if options.only in (None, "calls"):
             report.calls = await _measure_calls(options, database)
             show(report.calls, console)
-        if options.only != "calls":
+        if options.only in (None, "store"):
             report.store = await _measure_store(options, database)
             show_store(report.store, console)
+        if options.only in (None, "news"):
+            report.news = await _measure_news(options, database)
+            show_news(report.news, console)
 
 
 async def _measure_calls(options: argparse.Namespace, database: Database) -> Result:
@@ -154,6 +163,14 @@ async def _measure_store(options: argparse.Namespace, database: Database) -> Sto
     # Drawn when there is something new, and by no thread: it would take its time from what is measured.
     with Live(console=console, auto_refresh=False, transient=True) as live:
         return await measure_store(database.url, load, lambda text: live.update(Text(text, "dim"), refresh=True))
+
+
+async def _measure_news(options: argparse.Namespace, database: Database) -> NewsResult:
+    seconds = options.seconds or (0.3 if options.quick else 2.0)
+    times, idle = (50, 1.0) if options.quick else (200, 10.0)
+    load = NewsLoad(times, seconds, idle, options.rounds, same=options.same)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        return await measure_news(database.url, load, lambda text: live.update(Text(text, "dim"), refresh=True))
 
 
 async def _take_turns(sides: Sequence[Side], load: Load, rounds: int) -> Result:

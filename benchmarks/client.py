@@ -73,6 +73,10 @@ class ClientSession:
         if answer.status not in (200, 204):
             raise WrongAnswerError("DELETE", answer)
 
+    def request(self, method: bytes, body: bytes) -> bytes:
+        """The bytes of a request of this session."""
+        return b"%b%b%d\r\n\r\n%b" % (method, self._common, len(body), body)
+
     async def _initialize(self) -> None:
         params = {
             "protocolVersion": PROTOCOL_VERSION,
@@ -102,7 +106,7 @@ class ClientSession:
         return await self._send(b"POST", body)
 
     async def _send(self, method: bytes, body: bytes) -> Answer:
-        self._writer.write(b"%b%b%d\r\n\r\n%b" % (method, self._common, len(body), body))
+        self._writer.write(self.request(method, body))
         head = await self._reader.readuntil(b"\r\n\r\n")
         status = int(head[9:12])
         if _header(head, b"transfer-encoding"):

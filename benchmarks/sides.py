@@ -78,7 +78,7 @@ def stock(key: str = "stock", title: str = "stock SDK, in memory") -> Side:
 
 def ours(database: Database) -> Side:
     watched = {} if database.pid is None else {"Postgres": database.pid}
-    env = {"MCPSESSION_URL": database.url}
+    env = {"MCPSESSION_URL": database.url, "MCPSESSION_NAMESPACE": "bench"}
     return Side("ours", "mcpsession, Postgres", arguments=["benchmarks.server:app"], env=env, watched=watched)
 
 

@@ -11,7 +11,7 @@ from asyncpg.connection import LoggedQuery
 
 from benchmarks.store_rows import Rows
 from mcpsession.model import new_session_id
-from mcpsession.postgres import mail
+from mcpsession.postgres import control, mail
 from mcpsession.postgres.pool import Connection
 
 
@@ -68,7 +68,9 @@ def _shown(asked: Asked | None) -> str:
 
 
 # What a running layer reads now and then over the same pool, whatever is asked of it.
-_BACKGROUND = frozenset({mail.NEWS, mail.INBOX, mail.DELETE, mail.POSITION})
+_BACKGROUND = frozenset({mail.NEWS, mail.INBOX, mail.DELETE, mail.POSITION, control.READ, control.READ_NEWEST})
+# What the driver asks of types, once on each connection: who came first on it pays for all.
+_OF_TYPES = ("typeinfo_tree", "set_config('jit'")
 
 
 async def check_statements(sides: Sequence[StoreSide], rows: Rows, operations: Sequence[str], listed: int) -> None:
@@ -96,7 +98,7 @@ async def _asked(side: StoreSide, operation: Callable[[], Awaitable[None]]) -> l
     asked: list[Asked] = []
 
     def note(query: LoggedQuery) -> None:
-        if query.query not in _BACKGROUND:
+        if query.query not in _BACKGROUND and not any(word in query.query for word in _OF_TYPES):
             asked.append(Asked(query.query, tuple(_form(argument) for argument in query.args)))
 
     async with _noting(side, note):

@@ -19,7 +19,13 @@ from mcpsession.postgres.creation import CREATE
 from mcpsession.postgres.directory import PAGE, RECORDS
 from mcpsession.postgres.events import ORPHANS, UNFINISHED
 from mcpsession.postgres.pool import BEGIN
-from mcpsession.postgres.reaping import DELETE_REPLICAS, EXPIRED_MAIL, EXPIRED_SESSIONS, EXPIRED_STREAMS
+from mcpsession.postgres.reaping import (
+    DELETE_REPLICAS,
+    EXPIRED_CONTROL,
+    EXPIRED_MAIL,
+    EXPIRED_SESSIONS,
+    EXPIRED_STREAMS,
+)
 from mcpsession.postgres.removal import LOCK_SESSIONS, LOCK_STREAMS, REMOVE
 from mcpsession.postgres.sessions import END, LOAD_STATE, SAVE_STATE, TOUCH
 from mcpsession.settings import Settings
@@ -147,10 +153,11 @@ class Raw:
         while last == batch:
             expired = await pool.fetch(EXPIRED_SESSIONS, self.namespace, batch, False)
             last = await self._remove(expired, None) if expired else 0
-            # Nothing of these has expired: the streams are younger than that, and there is no old mail.
+            # Nothing of these has expired: the streams are younger than that, and there is no old mail or control log.
             await pool.fetch(EXPIRED_STREAMS, self.namespace, batch)
             await pool.fetch(EXPIRED_MAIL, self.namespace, batch)
             await pool.fetch(DELETE_REPLICAS, self.namespace, batch)
+            await pool.fetch(EXPIRED_CONTROL, self.namespace, batch)
             reaped += last
         if reaped != number:
             raise WrongResultError(self.title, f"reap of {number:,}", reaped)

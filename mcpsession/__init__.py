@@ -1,31 +1,53 @@
 """Sessions for MCP servers that outgrew one process: any replica serves any request, nothing promised is lost."""
 
 from mcpsession.errors import (
+    BroadcasterClosedError,
     ConfigurationError,
+    LayerClosedError,
     LimitExceededError,
     MCPSessionError,
+    NewsError,
+    NoRequestError,
     SessionExistsError,
     SessionNotFoundError,
+    SlowSubscriberError,
     StateConflictError,
+    StoreError,
+    StoreUnavailableError,
 )
 from mcpsession.layer import SessionLayer
+from mcpsession.model import Gap, Heard, News, NoStream, Published
 from mcpsession.policies import Expired, Idle, Matching, Orphaned
 from mcpsession.records import Filter, Session
 from mcpsession.sdk.current import current_session
+from mcpsession.subscription import Subscription
 
 __all__ = [
+    "BroadcasterClosedError",
     "ConfigurationError",
     "Expired",
     "Filter",
+    "Gap",
+    "Heard",
     "Idle",
+    "LayerClosedError",
     "LimitExceededError",
     "MCPSessionError",
     "Matching",
+    "News",
+    "NewsError",
+    "NoRequestError",
+    "NoStream",
     "Orphaned",
+    "Published",
     "Session",
     "SessionExistsError",
     "SessionLayer",
     "SessionNotFoundError",
+    "SlowSubscriberError",
     "StateConflictError",
+    "StoreError",
+    "StoreUnavailableError",
+    "Subscription",
     "current_session",
 ]

@@ -154,6 +154,13 @@ ALLOWED: Mapping[str, _Allowed] = {
     "prepared_statements": _SWITCH,
     "connect_timeout": _ABOVE_0,
     "echo_timeout": _ABOVE_0,
+    "listener": _one_of("required", "optional"),
+    "max_news_bytes": _whole(1024, _MOST_JSON),
+    "subscriber_buffer": _whole(1, 1_000_000),
+    "debounce": _FROM_0,
+    "debounce_max": _FROM_0,
+    "control_ttl": _ABOVE_0,
+    "stream_wait": _FROM_0,
 }
 
 _ID_LENGTHS: Mapping[IdForm, int] = {"base64url": 43, "hex": 64, "uuid4": 36}

@@ -14,8 +14,10 @@ from mcpsession.model import (
     Batch,
     Bell,
     Hold,
+    ListenerState,
     Mail,
     NewEvent,
+    NewsPage,
     Pulse,
     Replica,
     ReplicaId,
@@ -23,6 +25,7 @@ from mcpsession.model import (
     StreamId,
     StreamState,
 )
+from mcpsession.news_contracts import ControlRows, NewsLog
 from mcpsession.session_contracts import Directory, Initialization, Reaping, ResourceSubscriptions, SessionStore
 
 
@@ -110,6 +113,10 @@ class Holds(Protocol):
         """Let go, with the position; returns the next holder, who waits, if there is one."""
         ...
 
+    async def holder(self, session_id: SessionId) -> ReplicaId | None:
+        """The living replica that holds the stream of a live session now; None if there is none."""
+        ...
+
 
 class Mailbox(Protocol):
     """Durable mail between replicas. To one: kept until deleted. To all: kept for its ttl, read by position."""
@@ -134,9 +141,11 @@ class Mailbox(Protocol):
         """The present position in the broadcast mail: `<snapshot>@<unix seconds>`."""
         ...
 
-    async def news(self, position: str, *, only_news: bool = False) -> tuple[Sequence[Mail], str] | None:
-        """The broadcast mail past a position, and the new position: exactly once, however long a publisher's
-        transaction was. None if the position is too old or not of this store: something may have been missed.
+    async def news(self, position: str) -> NewsPage | None:
+        """The broadcast mail past a position, a page of it: exactly once, however long a publisher's transaction was.
+
+        A page ends with the transaction that fills about 4 MiB, or 1,000 mails. None if the position is too old or not
+        of this store: something may have been missed.
         """
         ...
 
@@ -167,11 +176,19 @@ class Doorbell(Protocol):
         ...
 
     def listening(
-        self, replica: ReplicaId, *, heard: Callable[[str], None], reconnected: Callable[[], None]
+        self,
+        replica: ReplicaId,
+        *,
+        heard: Callable[[str], None],
+        reconnected: Callable[[], None],
+        state: Callable[[ListenerState], None] = lambda _: None,
     ) -> AbstractAsyncContextManager[None]:
         """Hear the bells of one replica and those to all, while inside; entered once the ear is proven.
 
-        `reconnected` is called after every gap, once listening again, before the first word after it.
+        With the setting `listener="optional"` it is entered also when it cannot be proven, and goes on trying.
+        `reconnected` is called after every gap, once listening again, before the first word after it. `state` is
+        called with each change: `connected` the first time, then `disconnected` and `reconnected`; `failed` for each
+        attempt that failed.
         """
         ...
 
@@ -197,6 +214,10 @@ class Backend(Protocol):
     def holds(self) -> Holds: ...
     @property
     def mailbox(self) -> Mailbox: ...
+    @property
+    def news_log(self) -> NewsLog: ...
+    @property
+    def control(self) -> ControlRows: ...
     @property
     def doorbell(self) -> Doorbell: ...
     @property

@@ -61,7 +61,8 @@ class ListenerError(MCPSessionError, ConnectionError):
     def __init__(self, waited: float) -> None:
         super().__init__(
             f"the listening connection heard nothing of its own echo within {waited:g} s: there is probably a pooler "
-            "in transaction mode between; give a direct URL for it: MCPSESSION_LISTEN_URL or from_url(listen_url=…)"
+            "in transaction mode between; give a direct URL for it: MCPSESSION_LISTEN_URL or from_url(listen_url=…), "
+            "or start without bells, slower: MCPSESSION_LISTENER=optional"
         )
 
 
@@ -181,8 +182,55 @@ class HoldRefusedError(MCPSessionError, RuntimeError):
         super().__init__("this session's standalone stream was taken over twice within 10 s; close one of the clients")
 
 
+class BroadcasterClosedError(MCPSessionError, RuntimeError):
+    """The broadcaster was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("the broadcaster was closed, so nobody would hear this; it opens again with the layer")
+
+
+class SlowSubscriberError(MCPSessionError, RuntimeError):
+    """A subscription with the policy `disconnect` was ended, because its subscriber lagged behind."""
+
+    def __init__(self, buffer: int) -> None:
+        super().__init__(
+            f"this subscriber lagged {buffer} news behind and was disconnected; read faster, subscribe again, or "
+            'choose another policy: "resync" or "replay" lose nothing that matters'
+        )
+
+
+class NewsError(MCPSessionError, ValueError):
+    """Something that cannot be published."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this cannot be sent: {what}")
+
+
+class NoRequestError(MCPSessionError, LookupError):
+    """Progress was reported where no request is being handled."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "progress belongs to a session's request, and none is being handled here: report it from within a tool; in "
+            "one that clients of 2026-07-28 call, too, with the SDK's ctx.report_progress"
+        )
+
+
+class NotSubscribedError(MCPSessionError, LookupError):
+    """A session has not subscribed to this resource."""
+
+    def __init__(self, session_id: str, uri: str) -> None:
+        super().__init__(
+            f"the session has not subscribed to {uri!r:.200}; see layer.sessions.subscriptions(session_id)"
+        )
+        self.session_id = session_id
+        self.uri = uri
+
+
 class LayerClosedError(MCPSessionError, RuntimeError):
     """The layer is not running."""
 
     def __init__(self) -> None:
-        super().__init__("the session layer is not running; enter it first: async with layer")
+        super().__init__(
+            "the session layer is not running; enter it first: async with layer (the app that it makes does by itself)"
+        )

@@ -6,21 +6,19 @@ its handlers run, and what a dead replica had claimed is claimed again.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 import anyio
 
-from mcpsession.cancellation import interrupted
+from mcpsession.calling import call
 from mcpsession.errors import MCPSessionError
 from mcpsession.model import ReplicaId, SessionId, fingerprint
 from mcpsession.records import Session
 from mcpsession.session_contracts import Reaping
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
-from mcpsession.threads import in_daemon_thread
 
 logger = logging.getLogger(__name__)
 
@@ -142,26 +140,6 @@ class ExpiryHandlers:
 
     async def _call(self, handler: ExpiryHandler, session: Session) -> None:
         """Nothing that a handler does keeps its session, or the others, from going."""
-        name, one = getattr(handler, "__qualname__", handler), fingerprint(session.id)
-        try:
-            with anyio.fail_after(self._timeout):
-                made = handler(session) if inspect.iscoroutinefunction(handler) else await _in_thread(handler, session)
-                if isinstance(made, Awaitable):
-                    await made
-            return
-        except TimeoutError:
-            logger.error(
-                "expiry handler %s took longer than %g s; session %s goes all the same", name, self._timeout, one
-            )
-        except anyio.get_cancelled_exc_class():
-            if interrupted():
-                raise
-            # The handler's own: it awaited something that was cancelled.
-            logger.exception("expiry handler %s let a cancellation escape; session %s goes all the same", name, one)
-        except (Exception, SystemExit):  # the boundary; a handler that parses arguments must not end the server
-            logger.exception("expiry handler %s failed; session %s goes all the same", name, one)
-        self._telemetry.count("mcpsession_failed_expiry_handlers_total")
-
-
-async def _in_thread(handler: ExpiryHandler, session: Session) -> Awaitable[None] | None:
-    return await in_daemon_thread(lambda: handler(session))
+        then = f"session {fingerprint(session.id)} goes all the same"
+        if not await call(handler, session, at_most=self._timeout, what="expiry handler", then=then, logger=logger):
+            self._telemetry.count("mcpsession_failed_expiry_handlers_total")

@@ -15,6 +15,7 @@ import anyio.abc
 
 from mcpsession.backends import open_backend
 from mcpsession.contracts import Backend, EventLog
+from mcpsession.control import ControlLog
 from mcpsession.errors import (
     ConfigurationError,
     ListenerError,
@@ -22,9 +23,9 @@ from mcpsession.errors import (
     StoreUnavailableError,
 )
 from mcpsession.expiry import ExpiryHandler
+from mcpsession.listening import ListenerCallback
 from mcpsession.model import SessionId
 from mcpsession.occupancy import Occupancy
-from mcpsession.periodic import every
 from mcpsession.presets import check_store, chosen
 from mcpsession.reaper import Reaper
 from mcpsession.sdk.app import session_manager, streamable_http_app
@@ -33,6 +34,7 @@ from mcpsession.sdk.health import Health, examine
 from mcpsession.sdk.parts import Parts
 from mcpsession.sdk.subscriptions import Subscriptions
 from mcpsession.sdk.supervision import Work, close_here, running_here
+from mcpsession.serving import serving
 from mcpsession.sessions import Sessions
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
@@ -46,8 +48,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FLUSH_DEADLINE = 5.0
-
 
 class SessionLayer:
     """The session layer of one replica: any replica serves any request of any session.
@@ -55,7 +55,8 @@ class SessionLayer:
     Building it does nothing; it connects when it is entered, which the app that it makes does by itself.
 
     `sessions`: all that one can do with a session. `reaper`: what removes them when they expire. `subscriptions`: the
-    SDK's SubscriptionBus, across replicas. `broadcaster`: news for all. `events`: the log of streams.
+    SDK's SubscriptionBus, across replicas. `broadcaster`: news for all. `control`: the application's own messages to
+    its replicas. `events`: the log of streams.
     """
 
     def __init__(self, backend: Backend, settings: Settings, *, telemetry: Telemetry | None = None) -> None:
@@ -65,6 +66,7 @@ class SessionLayer:
         self._parts = wiring.parts
         self.sessions: Sessions = wiring.sessions
         self.reaper: Reaper = wiring.reaper
+        self.control: ControlLog = wiring.control
         self.events: EventLog = backend.log
         self.broadcaster = wiring.parts.broadcaster
         self.subscriptions = Subscriptions(wiring.parts.broadcaster)
@@ -161,6 +163,14 @@ class SessionLayer:
 
     # For the operator
 
+    def on_listener(self, callback: ListenerCallback) -> ListenerCallback:
+        """Call `callback` with each change of the listener: `connected` once, then `disconnected`, `failed` for each
+        attempt to listen again that failed, and `reconnected`.
+
+        On the event loop, so it must not block; what it raises is logged. Usable as a decorator.
+        """
+        return self._parts.listening.on(callback)
+
     def health(self) -> Health:
         """How this replica is, at once and without asking the store: `ok`, `degraded`, `draining` or `away`."""
         return examine(self._parts, self._backend.doorbell.last_echo(), running=self._tasks is not None)
@@ -211,6 +221,7 @@ class SessionLayer:
     @asynccontextmanager
     async def _run(self) -> AsyncIterator[None]:
         self._parts.drain.reset()
+        self._parts.broadcaster.open()
         try:
             async with AsyncExitStack() as stack:
                 try:
@@ -223,49 +234,15 @@ class SessionLayer:
                 yield
         finally:
             self._tasks = None
+            self._parts.listening.rest()
 
     async def _connect(self, stack: AsyncExitStack) -> None:
         await stack.enter_async_context(_single_error(self._backend.running()))
         await stack.enter_async_context(self._wiring.heartbeat.running())
         await self._parts.post_office.start()
-        self._tasks = await stack.enter_async_context(_single_error(self._serving()))
-
-    @asynccontextmanager
-    async def _serving(self) -> AsyncIterator[anyio.abc.TaskGroup]:
-        parts, settings = self._parts, self._settings
-        async with anyio.create_task_group() as tasks:
-            await tasks.start(self._listen)
-            tasks.start_soon(parts.post_office.run)
-            tasks.start_soon(parts.journal.run)
-            tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
-            self._wiring.tasks = tasks
-            self._wiring.handlers.closing = False
-            await self.reaper.start()
-            try:
-                yield tasks
-            finally:
-                # Handlers that have begun end; of the others the next replica takes care.
-                self._wiring.handlers.closing = True
-                with anyio.move_on_after(_FLUSH_DEADLINE, shield=True):
-                    await self.reaper.stop()
-                self._wiring.tasks = None
-                with anyio.move_on_after(_FLUSH_DEADLINE, shield=True) as flushing:
-                    await parts.journal.flushed()
-                    await parts.touches.flush()
-                if flushing.cancelled_caught:
-                    logger.error("the journal could not be flushed in %.0f s; events were lost", _FLUSH_DEADLINE)
-                tasks.cancel_scope.cancel()
-
-    async def _listen(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-        """Hear the bells of whoever this replica is; a reborn one has another channel."""
-        while True:
-            async with self._backend.doorbell.listening(
-                self._wiring.me(), heard=self._parts.post_office.hear, reconnected=self._wiring.after_a_gap
-            ):
-                self._parts.post_office.wake()
-                task_status.started()
-                task_status = anyio.TASK_STATUS_IGNORED
-                await self._wiring.reborn()
+        self._tasks = await stack.enter_async_context(
+            _single_error(serving(self._wiring, self._backend.doorbell, self._settings))
+        )
 
 
 @asynccontextmanager

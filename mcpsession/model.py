@@ -7,12 +7,13 @@ import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 SessionId = str
 StreamId = str
 ReplicaId = str
 IdForm = Literal["base64url", "hex", "uuid4"]
+ListenerState = Literal["connected", "disconnected", "reconnected", "failed"]
 
 STANDALONE: StreamId = "s"
 """Every session's standalone stream (the GET stream) has this id; request streams have longer, random ones."""
@@ -152,6 +153,20 @@ class Mail:
     """Given by the store."""
     xid: int = 0
     """The transaction that sent it; with a position it tells whether a reader has it already."""
+    topic: str | None = None
+    """News only: for the subscribers of this topic alone."""
+    incarnation: int | None = None
+    """News only: of its session, which was live when it was published; the id may come to be another one's."""
+
+
+class NewsPage(NamedTuple):
+    """Some of the broadcast mail past a position: whole transactions, in the order of their last mails' numbers."""
+
+    mails: Sequence[Mail]
+    position: str
+    """Covers these mails and all before them, and no other."""
+    more: bool
+    """There is more past the new position already."""
 
 
 def error_finals(request_ids: Sequence[str], error: str) -> list[str]:
@@ -193,15 +208,77 @@ class Bell:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Something that every replica's listeners are to hear: an MCP notification without a receiver."""
+    """What is published: a notification's method and params. MCP's begin with `notifications/`; others are the
+    application's own, and no client hears them."""
 
     method: str
     params: Mapping[str, Any] = field(default_factory=dict)
+    """None becomes empty: on the wire there are always params."""
 
-    @property
-    def topic(self) -> tuple[str, str]:
-        """News of one topic replaces older news of the same: only the newest matters to who was away."""
-        return self.method, str(self.params.get("uri", ""))
+    def __post_init__(self) -> None:
+        if self.params is None:
+            object.__setattr__(self, "params", {})
+
+
+@dataclass(frozen=True, slots=True)
+class Gap(News):
+    """Comes to a subscriber in place of news that it was too slow for, or that is not kept any more."""
+
+    method: str = "mcpsession/gap"
+    missed: int = 0
+    """How much news; 0: nobody knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """News as this replica heard it."""
+
+    news: News
+    session_id: SessionId | None
+    """For this session alone, …"""
+    incarnation: int | None
+    """… and not for a later one with the same id."""
+    topic: str | None
+    id: int
+    xid: int
+    """Its transaction."""
+    before: str
+    """Where this replica stood in the broadcast mail before it read the page in which this came."""
+    position: str
+    """Where it stands with that page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """News was recorded: whoever it is for hears it."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class NoStream:
+    """News for one session was recorded, but no replica holds its standalone stream now: the client gets it with its
+    next GET, if that comes within `mail_ttl`. Counts as false."""
+
+    session_id: SessionId = field(repr=False)
+
+    def __bool__(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, slots=True)
+class ControlMessage:
+    """One message of the control log."""
+
+    version: int
+    """Counts 1, 2, 3, … within the namespace, in the order of the commits."""
+    method: str
+    key: str
+    """A later message of the same method and key replaces this one for replicas that start after it."""
+    params: str
+    """JSON text of an object."""
+    sender: ReplicaId
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +297,5 @@ class Reaped:
     streams: int = 0
     mail: int = 0
     replicas: int = 0
+    control: int = 0
+    """Control messages that a later one has replaced."""

@@ -43,8 +43,8 @@ class PostOffice:
         self._inbox = True
         self._rung = 0
         self._read = 0
-        self.position = ""
-        """How far this replica has read the broadcast mail."""
+        self.before = self.position = ""
+        """How far this replica has read the broadcast mail, without and with the page that it is handing over."""
         self.on_lost: Callable[[], None] = lambda: None
         """Called when broadcast mail may have been missed: everything may have changed."""
         self.on_death: Callable[[], None] = lambda: None
@@ -133,7 +133,7 @@ class PostOffice:
 
     async def start(self) -> None:
         """Take the present position: mail from before is not for this incarnation."""
-        self.position = await self._mailbox.position()
+        self.before = self.position = await self._mailbox.position()
 
     async def run(self) -> NoReturn:
         """Deliver until cancelled."""
@@ -176,18 +176,18 @@ class PostOffice:
     async def _read_broadcasts(self) -> None:
         # Whatever is rung for from here on needs a read that begins later.
         rung = self._rung
-        read = await self._mailbox.news(self.position)
-        if read is None:
-            logger.warning("the position in the broadcast mail was lost: all is taken for changed")
-            self.position = await self._mailbox.position()
-            self.on_lost()
-            self._read = rung
-            return
-        mails, position = read
-        # The position moves first: a handler may ask where the replica stands.
-        self.position = position
-        for mail in _invalidations_first(mails):
-            self._hand_over(mail)
+        more = True
+        while more:
+            page = await self._mailbox.news(self.position)
+            if page is None:
+                logger.warning("the position in the broadcast mail was lost: all is taken for changed")
+                self.before = self.position = await self._mailbox.position()
+                self.on_lost()
+                break
+            # The position moves first: a handler may ask where the replica stands.
+            self.before, self.position, more = self.position, page.position, page.more
+            for mail in _invalidations_first(page.mails):
+                self._hand_over(mail)
         self._read = rung
 
     def _hand_over(self, mail: Mail) -> None:

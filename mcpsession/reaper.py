@@ -44,6 +44,7 @@ class ReaperStats:
     streams: int = 0
     mail: int = 0
     replicas: int = 0
+    control: int = 0
     last_pass_seconds: float | None = None
     last_pass_age: float | None = None
     """Seconds since the last pass ended."""
@@ -179,6 +180,7 @@ class Reaper:
             streams=self._counts.streams,
             mail=self._counts.mail,
             replicas=self._counts.replicas,
+            control=self._counts.control,
             last_pass_seconds=took,
             last_pass_age=None if ended is None else time.monotonic() - ended,
             interval=self._interval,
@@ -250,7 +252,7 @@ class Reaper:
         while True:
             reaped = await self._reaping.reap(self._batch, handled=bool(self._handlers))
             yield reaped
-            if max(reaped.sessions, reaped.streams, reaped.mail, reaped.replicas) < self._batch:
+            if max(reaped.sessions, reaped.streams, reaped.mail, reaped.replicas, reaped.control) < self._batch:
                 return
             # Others want the disk as well.
             await anyio.sleep(_PAUSE)
@@ -290,4 +292,5 @@ def _plus(one: Reaped, other: Reaped) -> Reaped:
         one.streams + other.streams,
         one.mail + other.mail,
         one.replicas + other.replicas,
+        one.control + other.control,
     )

@@ -153,15 +153,16 @@ class Directory(Protocol):
 class ResourceSubscriptions(Protocol):
     """Which sessions want to hear of changes to which resources. They go with their session."""
 
-    async def subscribe(self, session_id: SessionId, uri: str, limit: int | None) -> bool:
-        """Subscribe a live session; again is free. False if it is not live.
+    async def subscribe(self, session_id: SessionId, uri: str, limit: int | None, *, sender: ReplicaId) -> bool:
+        """Subscribe a live session, with a `changed` mail to all in the same transaction; again is free. False if it is
+        not live.
 
         Raises LimitExceededError if it has `limit` subscriptions already.
         """
         ...
 
-    async def unsubscribe(self, session_id: SessionId, uri: str) -> bool:
-        """False if it was not subscribed."""
+    async def unsubscribe(self, session_id: SessionId, uri: str, *, sender: ReplicaId) -> bool:
+        """End a subscription, with a `changed` mail to all in the same transaction; False if there was none."""
         ...
 
     async def uris(self, session_id: SessionId) -> Sequence[str]:

@@ -14,6 +14,7 @@ from mcpsession.model import SessionId, new_session_id
 from mcpsession.records import UNCHANGED, Change, Ended, EndReason, Session, Unchanged
 from mcpsession.session_queries import SessionQueries, several
 from mcpsession.session_state import SessionState, Turns
+from mcpsession.session_subscriptions import SessionSubscriptions
 from mcpsession.surroundings import Surroundings
 from mcpsession.texts import check_text
 
@@ -23,7 +24,7 @@ _MANY = 1000
 _ATTEMPTS = 100
 
 
-class Sessions(SessionQueries, SessionState):
+class Sessions(SessionQueries, SessionState, SessionSubscriptions):
     """Sessions by id, from anywhere: a tool, another service, a shell.
 
     As `layer.sessions` it sees those of all owners; `of(owner)` sees one owner's only, and to it a session of another
@@ -37,6 +38,8 @@ class Sessions(SessionQueries, SessionState):
         SessionState.__init__(
             self, backend.sessions, turns, max_state_bytes=around.settings.max_state_bytes, owner=owner
         )
+        most = around.settings.max_subscriptions_per_session
+        SessionSubscriptions.__init__(self, backend.subscriptions, backend.sessions, around.me, most=most, owner=owner)
         self._around = around
         self._store = backend.sessions
         self._turns = turns

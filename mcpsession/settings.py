@@ -67,7 +67,7 @@ class Settings:
     """None or 0: nothing is reaped but by `cleanup_expired()`."""
     reap_batch: int = 1000
     handler_timeout: float = 30.0
-    """How long one expiry handler may take."""
+    """How long one handler of an expiry, or of a control message, may take."""
     drain_grace: float = 25.0
 
     journal_bytes: int = 16 * 1024 * 1024
@@ -90,6 +90,21 @@ class Settings:
     connect_timeout: float = 10.0
     echo_timeout: float = 5.0
     """How long the listener's start-up probe waits for its own echo."""
+    listener: str = "required"
+    """`required`: without LISTEN the layer does not start; `optional`: it starts, polls, and goes on trying."""
+
+    max_news_bytes: int = 4 * 1024 * 1024
+    """One piece of news, or one control message, as JSON text."""
+    subscriber_buffer: int = 32
+    """News that a subscriber of the broadcaster may lag behind before its policy counts."""
+    debounce: float = 0.05
+    """`broadcaster.soon` waits for so long a pause in a burst."""
+    debounce_max: float = 1.0
+    """And at least once in so long while the burst lasts."""
+    control_ttl: float = 86400.0
+    """How long a control message that a later one replaced is kept, for replicas that were away."""
+    stream_wait: float = 0.0
+    """How long a request to a client that has no standalone stream waits for one before it fails."""
 
     def __post_init__(self) -> None:
         given = {setting.name: getattr(self, setting.name) for setting in fields(self)}
@@ -98,6 +113,12 @@ class Settings:
         for name, value in given.items():
             if (normal := _normal(name, value, _KINDS[name])) is not value:
                 object.__setattr__(self, name, normal)
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether any other server with the defaults in the same database would be taken for one of this one's."""
+        defaults = {setting.name: setting.default for setting in fields(self)}
+        return all(getattr(self, name) == defaults[name] for name in ("namespace", "channel_prefix"))
 
     def lifetime(self, ttl: float) -> float:
         """Seconds that a session with this ttl lives from a touch: longer by what touches may come late."""

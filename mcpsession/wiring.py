@@ -11,6 +11,7 @@ import anyio.abc
 from mcpsession.broadcaster import Broadcaster
 from mcpsession.cache import SessionCache
 from mcpsession.contracts import Backend
+from mcpsession.control import ControlLog
 from mcpsession.endings import Endings
 from mcpsession.expiry import ExpiryHandlers
 from mcpsession.heartbeat import Heartbeat
@@ -77,7 +78,15 @@ class Wiring:
             journal=Journal(backend.log, settings, self.me),
             tails=Tails(),
             post_office=post_office,
-            broadcaster=Broadcaster(post_office.broadcast, self.me),
+            broadcaster=Broadcaster(
+                backend.news_log,
+                settings,
+                me=self.me,
+                ring=post_office.ring_all,
+                place=lambda: (post_office.before, post_office.position),
+                telemetry=telemetry,
+            ),
+            news_log=backend.news_log,
             heartbeat=heartbeat,
             telemetry=telemetry,
             endings=endings,
@@ -101,7 +110,9 @@ class Wiring:
                 cleanup=self._cleanup,
             )
         )
+        self.control = ControlLog(backend.control, settings, me=self.me, ring=post_office.ring_all, telemetry=telemetry)
         self._reborn = anyio.Event()
+        self._polls = False
         introduce(parts)
         self._introduce()
 
@@ -119,8 +130,20 @@ class Wiring:
     def after_a_gap(self) -> None:
         """The listener was away: nothing it knew of is certain, and bells may have been lost."""
         self.parts.cache.clear()
+        self.parts.changes.note_all()
         self.post_office.wake()
+        self.control.wake()
         self.parts.tails.wake_all()
+
+    async def poll(self) -> None:
+        """Look for what no bell told of: while none is heard, and where beats, which look as well, are rare."""
+        parts, deaf = self.parts, not self.parts.listening.hears
+        if deaf or parts.settings.beat > parts.settings.poll:
+            self.post_office.wake()
+        if deaf and not self._polls:
+            # Who waits for a bell learns that none will come; from now on it polls.
+            parts.tails.wake_all()
+        self._polls = deaf
 
     async def _cleanup(self) -> int:
         return (await self.reaper.run_once()).sessions
@@ -128,6 +151,7 @@ class Wiring:
     def _introduce(self) -> None:
         parts, office, heartbeat = self.parts, self.post_office, self.heartbeat
         office.on("news", parts.broadcaster.hear)
+        office.on("control", lambda _: self.control.wake())
         office.on_stream = parts.tails.wake
         office.on_death = parts.tails.wake_all
         office.on_hold = parts.standalones.let_go
@@ -143,7 +167,8 @@ class Wiring:
     def _all_may_have_changed(self) -> None:
         self.parts.cache.clear()
         self.parts.changes.note_all()
-        self.parts.broadcaster.tell_all_changed()
+        self.parts.broadcaster.lose()
+        self.control.wake()
         self.parts.tails.wake_all()
 
     def _finish_soon(self, *, strays: bool) -> None:

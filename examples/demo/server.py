@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from starlette.applications import Starlette
 
 from mcpsession import SessionLayer, current_session
-from mcpsession.model import Mail, News
+from mcpsession.model import Heard, News
 
 # Seconds that one unit of the long tool's work takes.
 WORK = 0.03
@@ -31,7 +31,7 @@ class Confirmation(BaseModel):
 
 def app() -> Starlette:
     """The ASGI app of one replica."""
-    layer.broadcaster.subscribe(hear)
+    layer.broadcaster.listen(hear)
     return layer.streamable_http_app(mcp)
 
 
@@ -95,9 +95,8 @@ async def learn(name: str, ctx: Context) -> str:
     return layer.settings.label
 
 
-def hear(news: News, mail: Mail) -> None:
-    """What another replica (or this one) learned, this one can do too."""
-    del mail
-    if news.method == LEARNED:
-        name = str(news.params["name"])
+def hear(heard: Heard | None) -> None:
+    """What another replica (or this one) learned, this one can do too. Called before the clients are told."""
+    if heard is not None and heard.news.method == LEARNED:
+        name = str(heard.news.params["name"])
         mcp.add_tool(lambda: f"{name} by {layer.settings.label}", name=name, description="Learned in the demo.")

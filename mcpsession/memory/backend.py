@@ -7,12 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mcpsession.contracts import ReplicaRegistry
+from mcpsession.memory.control import MemoryControl
 from mcpsession.memory.directory import MemoryDirectory
 from mcpsession.memory.events import MemoryLog
 from mcpsession.memory.holds import MemoryHolds
 from mcpsession.memory.initialization import MemoryInitialization
 from mcpsession.memory.listener import MemoryDoorbell
 from mcpsession.memory.mail import MemoryMailbox
+from mcpsession.memory.news import MemoryNewsLog
 from mcpsession.memory.reaping import MemoryReaping
 from mcpsession.memory.replicas import MemoryRegistry
 from mcpsession.memory.sessions import MemorySessions
@@ -36,6 +38,8 @@ class MemoryBackend:
         self.log = MemoryLog(self._tables)
         self.holds = MemoryHolds(self._tables)
         self.mailbox = MemoryMailbox(self._tables, settings)
+        self.news_log = MemoryNewsLog(self._tables, settings)
+        self.control = MemoryControl(self._tables, settings)
         self.doorbell = MemoryDoorbell()
         self.reaping = MemoryReaping(self._tables)
 

@@ -69,6 +69,10 @@ class MemoryHolds:
                 row.holder = None
             return row.holder
 
+    async def holder(self, session_id: SessionId) -> ReplicaId | None:
+        with self._tables.lock:
+            return self._tables.holder(session_id)
+
 
 def _hold(row: StreamRow) -> Hold:
     settled = row.released_epoch >= row.holder_epoch - 1

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from mcpsession.model import Bell, ReplicaId
+from mcpsession.model import Bell, ListenerState, ReplicaId
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +26,14 @@ class _Ear:
     def hear(self, word: str) -> None:
         # What was rung before the end and comes after it is not heard any more.
         if self.open:
-            try:
-                self.heard(word)
-            except Exception:  # the boundary: what a bell wakes must not break the event loop's turn
-                logger.exception("a bell's hearer failed")
+            _call(self.heard, word)
+
+
+def _call(hear: Callable[..., None], word: str) -> None:
+    try:
+        hear(word)
+    except Exception:  # the boundary: what a bell wakes must not break the event loop's turn
+        logger.exception("a bell's hearer failed")
 
 
 class MemoryDoorbell:
@@ -49,12 +53,18 @@ class MemoryDoorbell:
 
     @asynccontextmanager
     async def listening(
-        self, replica: ReplicaId, *, heard: Callable[[str], None], reconnected: Callable[[], None]
+        self,
+        replica: ReplicaId,
+        *,
+        heard: Callable[[str], None],
+        reconnected: Callable[[], None],
+        state: Callable[[ListenerState], None] = lambda _: None,
     ) -> AsyncIterator[None]:
         ear = _Ear(replica, asyncio.get_running_loop(), heard)
         with self._lock:
             self._ears[ear] = None
         try:
+            _call(state, "connected")
             yield
         finally:
             ear.open = False

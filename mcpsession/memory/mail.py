@@ -11,8 +11,10 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 
+from mcpsession import news_contracts
+from mcpsession.memory.rows import MailRow
 from mcpsession.memory.tables import Tables
-from mcpsession.model import Mail, ReplicaId
+from mcpsession.model import Mail, NewsPage, ReplicaId
 from mcpsession.settings import Settings
 
 # Clients send it back to us, so it is checked. A snapshot with gaps was never one of ours.
@@ -43,12 +45,35 @@ def seen_until(tables: Tables, position: str, max_age: float) -> int | None:
     return unseen if of_this_store and taken_at > time.time() - max_age else None
 
 
+def unread(tables: Tables, position: str, mail_ttl: float) -> list[MailRow] | None:
+    """The broadcast mail past a position; None if it cannot be used. The caller holds the lock."""
+    unseen = seen_until(tables, position, mail_ttl * _TRUSTED)
+    if unseen is None:
+        return None
+    first = bisect_left(tables.broadcasts, unseen, key=lambda row: row.mail.xid)
+    return tables.broadcasts[first:]
+
+
+def page_of(tables: Tables, rows: Sequence[MailRow]) -> NewsPage:
+    """The first page of all that was unread, or of what is left of it for one reader. The caller holds the lock."""
+    count = size = 0
+    for row in rows:
+        is_full = count >= news_contracts.PAGE_MAILS or size >= news_contracts.PAGE_BYTES
+        if is_full and row.mail.xid != rows[count - 1].mail.xid:
+            # What is left was posted after this, so it lasts longer.
+            last = rows[count - 1]
+            next_xid = last.mail.xid + 1
+            return NewsPage([row.mail for row in rows[:count]], f"{next_xid}:{next_xid}:@{last.posted_at:.6f}", True)
+        count, size = count + 1, size + len(row.mail.body)
+    return NewsPage([row.mail for row in rows], position_of(tables), False)
+
+
 class MemoryMailbox:
     """Mailbox over a dictionary and a list."""
 
     def __init__(self, tables: Tables, settings: Settings) -> None:
         self._tables = tables
-        self._max_age = settings.mail_ttl * _TRUSTED
+        self._mail_ttl = settings.mail_ttl
 
     async def send(self, mail: Mail) -> bool:
         with self._tables.lock:
@@ -74,12 +99,7 @@ class MemoryMailbox:
         with self._tables.lock:
             return position_of(self._tables)
 
-    async def news(self, position: str, *, only_news: bool = False) -> tuple[Sequence[Mail], str] | None:
+    async def news(self, position: str) -> NewsPage | None:
         with self._tables.lock:
-            unseen = seen_until(self._tables, position, self._max_age)
-            if unseen is None:
-                return None
-            broadcasts = self._tables.broadcasts
-            first = bisect_left(broadcasts, unseen, key=lambda row: row.mail.xid)
-            mails = [row.mail for row in broadcasts[first:] if not only_news or row.mail.kind == "news"]
-            return mails, position_of(self._tables)
+            rows = unread(self._tables, position, self._mail_ttl)
+            return None if rows is None else page_of(self._tables, rows)

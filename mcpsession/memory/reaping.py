@@ -33,6 +33,7 @@ class MemoryReaping:
                 streams=self._reap_streams(limit, now),
                 mail=self._reap_mail(limit, now),
                 replicas=self._reap_replicas(limit, now),
+                control=self._reap_control(limit, now),
             )
 
     async def claim(
@@ -133,4 +134,10 @@ class MemoryReaping:
         ][:limit]
         for replica in expired:
             del self._tables.replicas[replica]
+        return len(expired)
+
+    def _reap_control(self, limit: int, now: float) -> int:
+        expired = set(islice((row for row in self._tables.control if row.expires_at <= now), limit))
+        if expired:
+            self._tables.control = [row for row in self._tables.control if row not in expired]
         return len(expired)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from mcpsession.model import Mail, NewEvent, ReplicaId, SessionId, StreamId
+from mcpsession.model import ControlMessage, Mail, NewEvent, ReplicaId, SessionId, StreamId
 from mcpsession.records import EndReason, Session
 
 
@@ -127,6 +127,21 @@ class StreamRow:
 class MailRow:
     mail: Mail
     expires_at: float
+    posted_at: float
+    """By the clock that positions tell."""
+    uri: str | None = None
+    newest_of: str | None = None
+
+
+@dataclass(slots=True, eq=False)
+class ControlRow:
+    message: ControlMessage
+    mark: str
+    expires_at: float = math.inf
+
+    def is_newest(self) -> bool:
+        """Whether no later one of its method and key has replaced it."""
+        return self.expires_at == math.inf
 
 
 @dataclass(slots=True, eq=False)

@@ -195,6 +195,7 @@ class MemorySessions:
             session = replace(row.session, id=new_id, owner=next_owner, incarnation=new_incarnation())
             self._tables.insert(moved := replace(row, session=session))
             self._tables.move(session_id, new_id)
+            self._tables.readdress(session_id, new_id, session.incarnation)
             row.end("terminated", Moment.now())
             old = row.last_record()
             self._tables.entomb(row)

@@ -7,7 +7,7 @@ from heapq import nsmallest
 
 from mcpsession.errors import LimitExceededError
 from mcpsession.memory.tables import Tables, check_texts
-from mcpsession.model import SessionId
+from mcpsession.model import Mail, ReplicaId, SessionId
 
 
 class MemorySubscriptions:
@@ -16,7 +16,7 @@ class MemorySubscriptions:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
 
-    async def subscribe(self, session_id: SessionId, uri: str, limit: int | None) -> bool:
+    async def subscribe(self, session_id: SessionId, uri: str, limit: int | None, *, sender: ReplicaId) -> bool:
         check_texts(uri)
         with self._tables.lock:
             if self._tables.live(session_id) is None:
@@ -26,11 +26,15 @@ class MemorySubscriptions:
                 if limit is not None and len(uris) >= limit:
                     raise LimitExceededError("max_subscriptions_per_session", limit)
                 self._tables.link(session_id, uri)
+                self._tables.post(Mail("changed", sender, session_id=session_id))
             return True
 
-    async def unsubscribe(self, session_id: SessionId, uri: str) -> bool:
+    async def unsubscribe(self, session_id: SessionId, uri: str, *, sender: ReplicaId) -> bool:
         with self._tables.lock:
-            return self._tables.live(session_id) is not None and self._tables.unlink(session_id, uri)
+            if self._tables.live(session_id) is None or not self._tables.unlink(session_id, uri):
+                return False
+            self._tables.post(Mail("changed", sender, session_id=session_id))
+            return True
 
     async def uris(self, session_id: SessionId) -> Sequence[str]:
         with self._tables.lock:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from itertools import count
 
 from mcpsession.errors import StoreError
-from mcpsession.memory.rows import MailRow, ReplicaRow, SessionRow, StreamRow
+from mcpsession.memory.rows import ControlRow, MailRow, ReplicaRow, SessionRow, StreamRow
 from mcpsession.model import STANDALONE, Mail, NewEvent, ReplicaId, SessionId, StreamId
 from mcpsession.settings import Settings
 from mcpsession.texts import fault_of
@@ -38,6 +38,10 @@ class Tables:
         self.inboxes: dict[int, MailRow] = {}
         self.broadcasts: list[MailRow] = []
         self.replicas: dict[ReplicaId, ReplicaRow] = {}
+        # In order of their versions, and by method and key those that nothing has replaced.
+        self.control: list[ControlRow] = []
+        self.control_newest: dict[tuple[str, str], ControlRow] = {}
+        self.control_head = 0
         # Transactions are numbered on from the clock, so that a position of an earlier process is known as such.
         self.first_xid = self.next_xid = time.time_ns() // 1000
         self.reaped_xid = 0
@@ -145,6 +149,13 @@ class Tables:
         row = self.streams[session_id].get(STANDALONE) if self.live(session_id) else None
         return row if row is not None and not row.finished else None
 
+    def holder(self, session_id: SessionId) -> ReplicaId | None:
+        """The living replica that holds the standalone stream of a session that lives."""
+        row = self.standalone(session_id)
+        if row is None or row.released_epoch >= row.holder_epoch or self.is_dead(row.holder):
+            return None
+        return row.holder
+
     def stream(self, session_id: SessionId, stream_id: StreamId) -> StreamRow | None:
         """A stream that has not expired."""
         row = self.streams.get(session_id, {}).get(stream_id)
@@ -177,19 +188,25 @@ class Tables:
         """The replicas that are not recorded dead, sorted."""
         return tuple(sorted(replica for replica, row in self.replicas.items() if row.dead_at is None))
 
-    def post(self, *mails: Mail) -> int:
+    def post(self, *mails: Mail, uri: str | None = None, newest_of: str | None = None) -> int:
         """Keep mail as one transaction; returns the last one's id."""
         xid, self.next_xid = self.next_xid, self.next_xid + 1
+        expires_at, posted_at = time.monotonic() + self._mail_ttl, time.time()
         mail_id = 0
         for mail in mails:
             mail_id = next(self._mail_ids)
-            stored = Mail(mail.kind, mail.sender, mail.recipient, mail.session_id, mail.body, mail_id, xid)
-            row = MailRow(stored, time.monotonic() + self._mail_ttl)
+            row = MailRow(replace(mail, id=mail_id, xid=xid), expires_at, posted_at, uri, newest_of)
             if mail.recipient is None:
                 self.broadcasts.append(row)
             else:
                 self.inboxes[mail_id] = row
         return mail_id
+
+    def readdress(self, old: SessionId, new: SessionId, incarnation: int) -> None:
+        """Have the news for one session be for another."""
+        for row in self.broadcasts:
+            if row.mail.kind == "news" and row.mail.session_id == old:
+                row.mail = replace(row.mail, session_id=new, incarnation=incarnation)
 
 
 def check_messages(events: Iterable[NewEvent]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+from contextlib import suppress
 from typing import Any, cast
 
 import asyncpg
@@ -138,3 +140,23 @@ class Address:
         return ConfigurationError(
             self._setting, redacted(self.url), "it cannot be parsed; escape special characters as %XX"
         )
+
+
+# ---- A connection that mostly waits -------------------------------------------------------------------------------
+
+# Names of options, not all of which every platform has (macOS calls the first one otherwise).
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+
+def keep_alive(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Let the operating system notice within about 25 s that the other end is gone, and firewalls that it is not."""
+    # The driver has no way to ask for it; without the socket the listener's own pings must do.
+    transport = getattr(connection, "_transport", None)
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None or sock.family == getattr(socket, "AF_UNIX", None):
+        return
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEP_ALIVE.items():
+            if (option := getattr(socket, name, None)) is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)

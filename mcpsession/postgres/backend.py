@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import anyio.abc
 from anyio import to_thread
 
 from mcpsession.postgres.address import Address
+from mcpsession.postgres.control import PostgresControl
 from mcpsession.postgres.directory import PostgresDirectory
 from mcpsession.postgres.embedded import embedded_postgres
 from mcpsession.postgres.events import PostgresLog
@@ -19,6 +21,7 @@ from mcpsession.postgres.link import Link
 from mcpsession.postgres.listener import PostgresDoorbell, beside
 from mcpsession.postgres.mail import PostgresMailbox
 from mcpsession.postgres.migrate import check_schema, migrate
+from mcpsession.postgres.news import PostgresNewsLog
 from mcpsession.postgres.pool import Database
 from mcpsession.postgres.reaping import PostgresReaping
 from mcpsession.postgres.replicas import PostgresRegistry
@@ -26,12 +29,18 @@ from mcpsession.postgres.sessions import PostgresSessions
 from mcpsession.postgres.subscriptions import PostgresSubscriptions
 from mcpsession.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 
 class PostgresBackend:
     """Backend over one database.
 
-    `listen_url` reaches it directly where `url` is a pooler's in transaction mode; the ear and the heart use it.
+    `listen_url` reaches it directly where `url` is a pooler's in transaction mode; the ear uses it, and the heart while
+    it can.
     """
+
+    _has_neighbours = True
+    """Whether other servers may use the same database."""
 
     def __init__(self, url: str, listen_url: str | None, settings: Settings) -> None:
         self._settings = settings
@@ -46,6 +55,8 @@ class PostgresBackend:
         self.log = PostgresLog(self._database, self._journal, settings)
         self.holds = PostgresHolds(self._database, settings)
         self.mailbox = PostgresMailbox(self._database, settings)
+        self.control = PostgresControl(self._database, settings)
+        self.news_log = PostgresNewsLog(self._database, settings)
         self.doorbell = PostgresDoorbell(self._notifier, self._direct, settings)
         self.reaping = PostgresReaping(self._database, settings)
 
@@ -55,7 +66,9 @@ class PostgresBackend:
     @asynccontextmanager
     async def registry(self) -> AsyncIterator[PostgresRegistry]:
         # A beat that takes longer than half of what makes one dead is better given up and sent anew.
-        link = Link(self._direct, timeout=self._settings.dead_after / 2)
+        # A replica that cannot listen is slower, but it lives.
+        otherwise = self._database.address if self._direct is not self._database.address else None
+        link = Link(self._direct, otherwise=otherwise, timeout=self._settings.dead_after / 2)
         async with link.closing():
             yield PostgresRegistry(link, self._settings)
 
@@ -65,6 +78,11 @@ class PostgresBackend:
             await stack.enter_async_context(self._database.running())
             async with self._database.connection() as connection:
                 await check_schema(connection, url=self._database.address.url)
+            if self._has_neighbours and self._settings.is_nameless:
+                logger.warning(
+                    "the namespace and the channel prefix are the defaults: another server with the defaults in this "
+                    "database would share sessions and news with this one; give each its own: MCPSESSION_NAMESPACE"
+                )
             await stack.enter_async_context(self._journal.closing())
             await stack.enter_async_context(self._notifier.closing())
             await stack.enter_async_context(beside(self._ring_on))
@@ -77,6 +95,8 @@ class PostgresBackend:
 
 class EmbeddedBackend(PostgresBackend):
     """Backend over a private Postgres that it starts, migrates and stops itself."""
+
+    _has_neighbours = False
 
     def __init__(self, path: str, settings: Settings) -> None:
         # Nobody dials this: the port is known once the server runs.

@@ -92,6 +92,18 @@ WHERE namespace = $1 AND session_id = $2 AND id = 's' AND released_epoch = $3 - 
 RETURNING holder
 """
 
+HOLDER = """
+SELECT t.holder
+FROM mcpsession.streams t
+JOIN mcpsession.replicas r ON r.namespace = t.namespace AND r.id = t.holder AND r.dead_at IS NULL
+WHERE t.namespace = $1 AND t.session_id = $2 AND t.id = 's' AND t.finished_at IS NULL
+    AND t.released_epoch < t.holder_epoch
+    AND EXISTS (
+        SELECT FROM mcpsession.sessions s
+        WHERE s.namespace = $1 AND s.id = $2
+            AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
+"""
+
 
 class PostgresHolds:
     """Holds over the standalone stream's row: one statement each."""
@@ -119,4 +131,8 @@ class PostgresHolds:
 
     async def release(self, session_id: SessionId, epoch: int, seq: int, news: str) -> ReplicaId | None:
         row = await self._database.fetchrow(RELEASE, self._namespace, session_id, epoch, seq, news)
+        return None if row is None else row["holder"]
+
+    async def holder(self, session_id: SessionId) -> ReplicaId | None:
+        row = await self._database.look_up_one(HOLDER, self._namespace, session_id)
         return None if row is None else row["holder"]

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import anyio
 import asyncpg
 
-from mcpsession.errors import StoreError
+from mcpsession.errors import StoreError, StoreUnavailableError
 from mcpsession.postgres.address import DRIVER_ERRORS, Address
 from mcpsession.postgres.pool import Connection, Statements
 
@@ -20,8 +20,9 @@ _DROP_DEADLINE = 0.5
 class Link(Statements):
     """One connection of its owner's own, dialled when first used, and again when it was lost."""
 
-    def __init__(self, address: Address, *, timeout: float | None = None) -> None:
+    def __init__(self, address: Address, *, otherwise: Address | None = None, timeout: float | None = None) -> None:
         self._address = address
+        self._otherwise = otherwise
         self._overrides = {} if timeout is None else {"timeout": timeout, "command_timeout": timeout}
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = anyio.Lock()
@@ -44,7 +45,7 @@ class Link(Statements):
     async def connection(self) -> AsyncIterator[Connection]:
         async with self._turn:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await self._address.dial(**self._overrides)
+                self._connection = await self._dial()
             try:
                 yield self._connection
             except BaseException as error:
@@ -58,6 +59,14 @@ class Link(Statements):
                 if ours is None:
                     raise
                 raise ours from error
+
+    async def _dial(self) -> asyncpg.Connection[asyncpg.Record]:
+        try:
+            return await self._address.dial(**self._overrides)
+        except (StoreUnavailableError, StoreError):
+            if self._otherwise is None:
+                raise
+        return await self._otherwise.dial(**self._overrides)
 
 
 async def close(connection: asyncpg.Connection[asyncpg.Record], *, deadline: float = _CLOSE_DEADLINE) -> None:

@@ -131,6 +131,28 @@ WHERE r.namespace = $1 AND r.id = locked.id
 RETURNING r.id
 """
 
+EXPIRED_CONTROL = """
+SELECT version
+FROM mcpsession.control
+WHERE namespace = $1 AND expires_at < now() AND expires_at < 'infinity'
+ORDER BY expires_at
+LIMIT $2
+"""
+
+# What was once replaced stays so. (Named twice, so that the planner does not read the whole log for a thousand.)
+DELETE_CONTROL = """
+WITH locked AS (
+    SELECT version
+    FROM mcpsession.control
+    WHERE namespace = $1 AND version = ANY($2::bigint[])
+    ORDER BY version
+    FOR UPDATE
+)
+DELETE FROM mcpsession.control c USING locked
+WHERE c.namespace = $1 AND c.version = ANY($2::bigint[]) AND c.version = locked.version
+RETURNING c.version
+"""
+
 
 class PostgresReaping:
     """Reaping over the pool, one kind after the other."""
@@ -146,6 +168,7 @@ class PostgresReaping:
             streams=await self._reap_streams(limit),
             mail=await self._reap_mail(limit),
             replicas=len(await self._database.fetch(DELETE_REPLICAS, self._namespace, limit)),
+            control=await self._reap_control(limit),
         )
 
     async def claim(
@@ -178,3 +201,8 @@ class PostgresReaping:
     async def _reap_mail(self, limit: int) -> int:
         keys = [row["id"] for row in await self._database.fetch(EXPIRED_MAIL, self._namespace, limit)]
         return len(await self._database.fetch(DELETE_MAIL, keys)) if keys else 0
+
+    async def _reap_control(self, limit: int) -> int:
+        rows = await self._database.fetch(EXPIRED_CONTROL, self._namespace, limit)
+        versions = [row["version"] for row in rows]
+        return len(await self._database.fetch(DELETE_CONTROL, self._namespace, versions)) if versions else 0

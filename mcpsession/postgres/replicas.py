@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mcpsession.model import Pulse, Replica, ReplicaId
 from mcpsession.postgres.link import Link
-from mcpsession.postgres.mail import parse_position
+from mcpsession.postgres.positions import parse_position
 from mcpsession.settings import Settings
 
 JOIN = """

@@ -41,6 +41,10 @@ WITH copied AS (
     UPDATE mcpsession.events SET session_id = $3 WHERE namespace = $1 AND session_id = $2
 ), subscriptions_moved AS (
     UPDATE mcpsession.subscriptions SET session_id = $3 WHERE namespace = $1 AND session_id = $2
+), news_moved AS (
+    -- What its client has not heard yet; the transactions stay the same, and so do positions.
+    UPDATE mcpsession.mail SET session_id = $3, incarnation = $4
+    WHERE namespace = $1 AND session_id = $2 AND kind = 'news'
 ), buried AS (
     UPDATE mcpsession.sessions
     SET status = 'terminated', end_reason = 'terminated', ended_at = now(), state = '{}', metadata = '{}',

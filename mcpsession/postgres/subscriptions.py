@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcpsession.errors import LimitExceededError
-from mcpsession.model import SessionId
+from mcpsession.model import ReplicaId, SessionId
 from mcpsession.postgres.pool import Database
 from mcpsession.settings import Settings
 from mcpsession.texts import storable
@@ -26,16 +26,31 @@ WITH counted AS (
 ), entered AS (
     INSERT INTO mcpsession.subscriptions (namespace, session_id, uri)
     SELECT $1, $2, $3 FROM counted WHERE NOT again AND ($4::bigint IS NULL OR others < $4)
+    RETURNING session_id
+), posted AS (
+    INSERT INTO mcpsession.mail (namespace, sender, kind, session_id, expires_at)
+    SELECT $1, $5, 'changed', session_id, clock_timestamp() + make_interval(secs => $6::float8)
+    FROM entered
 )
 SELECT again OR $4::bigint IS NULL OR others < $4 AS fits FROM counted
 """
 
+# The session's row is locked here, too: the mails of its changes come in their order.
 UNSUBSCRIBE = """
-DELETE FROM mcpsession.subscriptions
-WHERE namespace = $1 AND session_id = $2 AND uri = $3 AND EXISTS (
-    SELECT FROM mcpsession.sessions s
-    WHERE s.namespace = $1 AND s.id = $2 AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
-RETURNING uri
+WITH locked AS (
+    SELECT id
+    FROM mcpsession.sessions
+    WHERE namespace = $1 AND id = $2 AND status = 'live' AND claimed_by IS NULL AND expires_at > now()
+    FOR NO KEY UPDATE
+), gone AS (
+    DELETE FROM mcpsession.subscriptions u USING locked
+    WHERE u.namespace = $1 AND u.session_id = locked.id AND u.uri = $3
+    RETURNING u.session_id
+)
+INSERT INTO mcpsession.mail (namespace, sender, kind, session_id, expires_at)
+SELECT $1, $4, 'changed', session_id, clock_timestamp() + make_interval(secs => $5::float8)
+FROM gone
+RETURNING id
 """
 
 URIS = """
@@ -64,20 +79,22 @@ class PostgresSubscriptions:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
         self._namespace = settings.namespace
+        self._mail_ttl = settings.mail_ttl
 
-    async def subscribe(self, session_id: SessionId, uri: str, limit: int | None) -> bool:
+    async def subscribe(self, session_id: SessionId, uri: str, limit: int | None, *, sender: ReplicaId) -> bool:
         if not storable(session_id):
             return False
         async with self._database.transaction() as connection:
             if await connection.fetchrow(LOCK_SESSION, self._namespace, session_id) is None:
                 return False
-            row = await connection.fetchrow(SUBSCRIBE, self._namespace, session_id, uri, limit)
+            row = await connection.fetchrow(SUBSCRIBE, self._namespace, session_id, uri, limit, sender, self._mail_ttl)
         if row is not None and not row["fits"]:
             raise LimitExceededError("max_subscriptions_per_session", limit or 0)
         return True
 
-    async def unsubscribe(self, session_id: SessionId, uri: str) -> bool:
-        return await self._database.look_up_one(UNSUBSCRIBE, self._namespace, session_id, uri) is not None
+    async def unsubscribe(self, session_id: SessionId, uri: str, *, sender: ReplicaId) -> bool:
+        mail = await self._database.look_up_one(UNSUBSCRIBE, self._namespace, session_id, uri, sender, self._mail_ttl)
+        return mail is not None
 
     async def uris(self, session_id: SessionId) -> Sequence[str]:
         return [row["uri"] for row in await self._database.look_up(URIS, self._namespace, session_id)]

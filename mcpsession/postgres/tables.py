@@ -169,8 +169,20 @@ MAIL = Table(
     _text("body", default=""),
     _time("created_at", default="now()"),
     _time("expires_at"),
+    # News only: whose session, the topic and the resource that it is for, and what it is the newest of.
+    _number("incarnation", nullable=True),
+    _text("topic", nullable=True),
+    _text("uri", nullable=True),
+    _text("newest_of", nullable=True),
     Index("mail_inbox", "namespace", "recipient", "id", postgresql_where=text("recipient IS NOT NULL")),
     Index("mail_broadcast", "namespace", "xid", postgresql_where=text("recipient IS NULL")),
+    # A session that is given a new id takes its news along.
+    Index(
+        "mail_of_session",
+        "namespace",
+        "session_id",
+        postgresql_where=text("kind = 'news' AND session_id IS NOT NULL"),
+    ),
     Index("mail_expiry", "namespace", "expires_at"),
     postgresql_with={"autovacuum_vacuum_scale_factor": 0.01, "autovacuum_vacuum_cost_delay": 0},
 )
@@ -197,3 +209,23 @@ SUBSCRIPTIONS = Table(
     _time("created_at", default="now()"),
     Index("subscriptions_by_uri", "namespace", "uri", "session_id"),
 )
+
+CONTROL = Table(
+    "control",
+    METADATA,
+    _text("namespace", key=True),
+    _number("version", key=True),
+    _text("method"),
+    _text("key", default=""),
+    _text("params"),
+    _text("sender"),
+    _time("created_at", default="now()"),
+    _time("expires_at", default="'infinity'"),
+    # A message is current until a later one of its method and key replaces it.
+    Index("control_current", "namespace", "method", "key", postgresql_where=text("expires_at = 'infinity'")),
+    # For replicas that start: what was replaced since yesterday may be much more.
+    Index("control_newest", "namespace", "version", postgresql_where=text("expires_at = 'infinity'")),
+    Index("control_expiry", "namespace", "expires_at", postgresql_where=text("expires_at < 'infinity'")),
+)
+
+CONTROL_HEADS = Table("control_heads", METADATA, _text("namespace", key=True), _number("version"))

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from mcpsession.errors import ConfigurationError
 from mcpsession.sdk.health import Health
+from mcpsession.sdk.offered import offer
 from mcpsession.sdk.session_manager import LayerSessionManager, Running
 
 if TYPE_CHECKING:
@@ -48,10 +49,17 @@ def low_level(server: AnyServer) -> Server[Any]:
     return server._lowlevel_server if isinstance(server, MCPServer) else server
 
 
+def _prepared(server: AnyServer) -> Server[Any]:
+    inner = low_level(server)
+    if isinstance(server, MCPServer):
+        offer(inner)
+    return inner
+
+
 def session_manager(server: AnyServer, layer: Layer, **options: Any) -> LayerSessionManager:
     """A manager for those who mount it themselves."""
     _refuse(options)
-    return LayerSessionManager(low_level(server), layer.running, drain=layer.drain, **options)
+    return LayerSessionManager(_prepared(server), layer.running, drain=layer.drain, **options)
 
 
 def streamable_http_app(
@@ -62,7 +70,7 @@ def streamable_http_app(
     Raises ConfigurationError for an option that cannot be combined with the layer, TypeError for an unknown one.
     """
     _refuse(options)
-    inner = low_level(server)
+    inner = _prepared(server)
     inspect.signature(inner.streamable_http_app).bind(**options)
     if (retry_ms := options.get("retry_interval")) is None:
         retry_ms = layer.settings.retry_ms

@@ -19,10 +19,18 @@ from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.message import MessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT, ErrorData, ProgressToken, RequestId
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    REQUEST_TIMEOUT,
+    ErrorData,
+    ProgressToken,
+    RequestId,
+)
 from opentelemetry.trace import SpanKind, StatusCode
 
-from mcpsession.errors import LimitExceededError
+from mcpsession.errors import LimitExceededError, StoreUnavailableError
 from mcpsession.model import ReplicaId
 from mcpsession.records import Session
 from mcpsession.sdk import wire
@@ -33,9 +41,25 @@ from mcpsession.sdk.parts import Parts
 logger = logging.getLogger(__name__)
 
 _ABANDON_DEADLINE = 5.0
+# Who waits for a stream looks so often; it can come to any replica.
+_LOOK = 0.1
 
 SESSION_ENDED = ErrorData(code=CONNECTION_CLOSED, message="Session ended")
 """What a waiting question is answered with when its session ends."""
+
+
+class NoStandaloneStreamError(NoBackChannelError):
+    """A request to the client was not sent, because the client holds no stream that it could travel on."""
+
+    def __init__(self, method: str, waited: float) -> None:
+        super(NoBackChannelError, self).__init__(
+            code=INVALID_REQUEST,
+            message=f"Cannot send {method!r}: the client holds no standalone (GET) stream"
+            + (f", and opened none within {waited:g} s" if waited else "")
+            + "; send it on the stream of the call that is being handled (ctx.elicit, or related_request_id), "
+            "have the client open its GET stream, or let requests wait for one: the setting stream_wait",
+        )
+        self.method = method
 
 
 class Outlet(Protocol):
@@ -220,7 +244,37 @@ class StandaloneOutlet(_Speaker):
     async def send_raw_request(
         self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
     ) -> dict[str, Any]:
+        """Ask the client, if it holds the stream, or opens it within `stream_wait` (and the timeout, which counts on).
+
+        Raises what `ask` raises, and NoStandaloneStreamError: then nothing was sent, nor will be.
+        """
+        opts = opts or {}
+        began, timeout = anyio.current_time(), opts.get("timeout")
+        await self._stream_is_there(method, timeout)
+        if timeout is not None:
+            opts = {**opts, "timeout": timeout - (anyio.current_time() - began)}
         return await ask(self._parts, self._session, self, method, params, opts)
+
+    async def _stream_is_there(self, method: str, at_most: float | None) -> None:
+        parts, session = self._parts, self._session
+        wait = parts.settings.stream_wait if at_most is None else min(parts.settings.stream_wait, at_most)
+        give_up_at = anyio.current_time() + wait
+        while session not in parts.ended and not await self._is_held(method):
+            left = give_up_at - anyio.current_time()
+            if left <= 0:
+                raise NoStandaloneStreamError(method, wait)
+            await anyio.sleep(min(_LOOK, left))
+
+    async def _is_held(self, method: str) -> bool:
+        # One that is held here need not be looked up.
+        if self._parts.standalones.of(self._session.id):
+            return True
+        try:
+            return await self._parts.holds.holder(self._session.id) is not None
+        except StoreUnavailableError as error:
+            logger.warning("whether a client holds its standalone stream could not be looked up: %s", error)
+            message = f"Cannot send {method!r}: the session store is away; try again"
+            raise MCPError(code=INTERNAL_ERROR, message=message) from None
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         del opts

@@ -25,6 +25,8 @@ class Health:
     """Seconds since the last confirmed beat was sent."""
     last_echo: float
     """Seconds since the last heard ping to oneself was sent."""
+    listener: str
+    """The listener's last change: `connected`, `disconnected`, `reconnected` or `failed`; `off` before the first."""
     journal_age: float
     journal_bytes: int
     in_flight: int
@@ -47,9 +49,15 @@ def examine(parts: Parts, last_echo: float, *, running: bool) -> Health:
     settings = parts.settings
     beat, echo = parts.heartbeat.last_beat, time.monotonic() - last_echo
     problems = []
-    if not parts.heartbeat.may_write():
+    if running and not parts.heartbeat.may_write():
         problems.append(f"no beat was confirmed for {_seconds(beat)}: this replica pauses")
-    if echo > settings.cache_lease:
+    if running and not parts.listening.hears:
+        problems.append(
+            f"no bells have been heard for {_seconds(parts.listening.deaf_for)}: news is polled every "
+            f"{settings.poll:g} s, sessions are read for each request; check that the listener reaches Postgres "
+            "directly (MCPSESSION_LISTEN_URL) and may log in there"
+        )
+    elif running and echo > settings.cache_lease:
         problems.append(f"the listener heard nothing for {_seconds(echo)}: sessions are read for each request")
     if parts.journal.age > settings.journal_age:
         problems.append(f"the journal could not write for {_seconds(parts.journal.age)}: new requests are refused")
@@ -60,6 +68,7 @@ def examine(parts: Parts, last_echo: float, *, running: bool) -> Health:
         problems=problems,
         last_beat=_finite(beat),
         last_echo=_finite(echo),
+        listener=parts.listening.state or "off",
         journal_age=round(parts.journal.age, 3),
         journal_bytes=parts.journal.pending_bytes,
         in_flight=len(parts.in_flight),

@@ -7,24 +7,20 @@ runs when its session changes looks again at its next log message.
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from itertools import count
 from typing import Any
 
 from mcpsession.errors import MCPSessionError
 from mcpsession.model import SessionId
+from mcpsession.news import LEVELS, LOG_MESSAGE
 from mcpsession.records import Session
 
 logger = logging.getLogger(__name__)
 
-LOG_MESSAGE = "notifications/message"
-
-# RFC 5424's, as in the specification, the least important first.
-LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 _RANKS = {level: rank for rank, level in enumerate(LEVELS)}
 
-# Only calls that run while their session changes ask, so only the latest changes count.
+# Past so many changes all sessions count as changed: whoever remembers one from before them looks again.
 _MOST = 10_000
 
 
@@ -32,23 +28,23 @@ class SessionChanges:
     """Which sessions changed lately, as this replica heard."""
 
     def __init__(self) -> None:
-        self._changes: OrderedDict[SessionId, int] = OrderedDict()
+        self._changes: dict[SessionId, int] = {}
         self._numbers = count(1)
         self._all = 0
 
     def note(self, session_id: SessionId) -> None:
+        if len(self._changes) >= _MOST and session_id not in self._changes:
+            self.note_all()
         self._changes[session_id] = next(self._numbers)
-        self._changes.move_to_end(session_id)
-        while len(self._changes) > _MOST:
-            self._changes.popitem(last=False)
 
     def note_all(self) -> None:
         """Any session may have changed."""
+        self._changes.clear()
         self._all = next(self._numbers)
 
     def latest(self, session_id: SessionId) -> int:
         """A number that grows with each change of the session; 0 while none was heard of."""
-        return max(self._changes.get(session_id, 0), self._all)
+        return self._changes.get(session_id, self._all)
 
 
 class LogGate:
@@ -75,6 +71,10 @@ class LogGate:
         if latest != self._seen:
             await self._look_again(latest)
         return is_wanted((params or {}).get("level"), self._level)
+
+    def doubt(self) -> None:
+        """Look at the level again before the next log message, whatever was heard."""
+        self._seen = -1
 
     async def _look_again(self, latest: int) -> None:
         try:

@@ -13,12 +13,15 @@ from mcpsession.contracts import EventLog, Holds, Mailbox
 from mcpsession.endings import Endings
 from mcpsession.heartbeat import Heartbeat
 from mcpsession.journal import Journal
+from mcpsession.listening import Listening
+from mcpsession.news_contracts import NewsLog
 from mcpsession.post_office import PostOffice
 from mcpsession.records import Admission
 from mcpsession.sdk.back_channel import Waiters
 from mcpsession.sdk.ended import EndedSessions
 from mcpsession.sdk.in_flight import InFlight
 from mcpsession.sdk.levels import SessionChanges
+from mcpsession.sdk.news_texts import NewsTexts
 from mcpsession.sdk.open_streams import OpenStreams
 from mcpsession.session_contracts import Initialization, ResourceSubscriptions, SessionStore
 from mcpsession.settings import Settings
@@ -74,6 +77,7 @@ class Parts:
     tails: Tails
     post_office: PostOffice
     broadcaster: Broadcaster
+    news_log: NewsLog
     heartbeat: Heartbeat
     telemetry: Telemetry
     endings: Endings
@@ -86,4 +90,7 @@ class Parts:
     """Resumed request streams, by session and stream."""
     ended: EndedSessions = field(default_factory=EndedSessions)
     changes: SessionChanges = field(default_factory=SessionChanges)
+    news_texts: NewsTexts = field(default_factory=NewsTexts)
     drain: Drain = field(default_factory=Drain)
+    listening: Listening = field(default_factory=Listening)
+    """Whether bells are heard; while they are not, whoever waits for one looks every `settings.poll`."""

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Send
 
 from mcpsession.cancellation import interrupted
+from mcpsession.progress import REPORT
 from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CurrentSession
@@ -108,6 +109,7 @@ class RequestRunner:
         runner = ServerRunner(self._server, connection, self._lifespan_state)
 
         async def call() -> dict[str, Any]:
+            REPORT.set(context.progress)
             try:
                 result = await runner.on_request(context, method, params)
                 if method in KEPT:

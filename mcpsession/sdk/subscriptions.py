@@ -3,7 +3,8 @@ replica publishes, and so do the standalone streams of the handshake era."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Collection
 
 from mcp.shared.subscriptions import (
     PromptsListChanged,
@@ -15,12 +16,13 @@ from mcp.shared.subscriptions import (
 )
 
 from mcpsession.broadcaster import Broadcaster
-from mcpsession.model import Mail, News
+from mcpsession.model import Heard, News
+from mcpsession.news import EVERYTHING_CHANGED, PROMPTS_CHANGED, RESOURCES_CHANGED, TOOLS_CHANGED, resource_updated
 
-_METHODS: dict[type[ServerEvent], str] = {
-    ToolsListChanged: "notifications/tools/list_changed",
-    PromptsListChanged: "notifications/prompts/list_changed",
-    ResourcesListChanged: "notifications/resources/list_changed",
+_NEWS: dict[type[ServerEvent], News] = {
+    ToolsListChanged: TOOLS_CHANGED,
+    PromptsListChanged: PROMPTS_CHANGED,
+    ResourcesListChanged: RESOURCES_CHANGED,
 }
 
 
@@ -40,15 +42,26 @@ class Subscriptions:
     def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
         """Register a listener of this replica; returns what ends that, safe to call twice."""
 
-        def hear(news: News, mail: Mail) -> None:
-            del mail
-            if (event := event_from_wire(news.method, news.params)) is not None:
-                listener(event)
+        def hear(heard: Heard | None) -> None:
+            if heard is None:
+                told = [*EVERYTHING_CHANGED, *map(resource_updated, _resources_of(listener))]
+            else:
+                # A listen stream belongs to no session, and has no topics.
+                told = [heard.news] if heard.session_id is None and heard.topic is None else []
+            for news in told:
+                if (event := event_from_wire(news.method, news.params)) is not None:
+                    listener(event)
 
-        return self._broadcaster.subscribe(hear)
+        return self._broadcaster.listen(hear)
+
+
+def _resources_of(listener: Callable[[ServerEvent], None]) -> Collection[str]:
+    """The resources that a listen stream asked for, where it is the SDK's: its listener keeps them to itself."""
+    if not inspect.isfunction(listener):
+        return ()
+    found: Collection[str] = inspect.getclosurevars(listener).nonlocals.get("honored_uris", ())
+    return found
 
 
 def news_of(event: ServerEvent) -> News:
-    if isinstance(event, ResourceUpdated):
-        return News("notifications/resources/updated", {"uri": event.uri})
-    return News(_METHODS[type(event)])
+    return resource_updated(event.uri) if isinstance(event, ResourceUpdated) else _NEWS[type(event)]

@@ -77,7 +77,7 @@ async def mail_since(backend: Backend, position: str) -> list[Mail]:
     """The broadcast mail past a position."""
     news = await backend.mailbox.news(position)
     assert news is not None
-    return list(news[0])
+    return list(news.mails)
 
 
 def keys(*sessions: Session) -> list[tuple[SessionId, int]]:

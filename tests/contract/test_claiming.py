@@ -188,7 +188,7 @@ async def test_removing_takes_all_that_belonged_to_a_session(backend: Backend) -
     await enter(backend, Session("session"), opened("result", request_ids=("0",), finished=True))
     await backend.log.append_standalone([("session", NewEvent("said"))])
     await write(backend, opened("one", stream_id="open"))
-    await backend.subscriptions.subscribe("session", "file:///a", None)
+    await backend.subscriptions.subscribe("session", "file:///a", None, sender="a")
     ended = await end(backend)
 
     assert 1 == await backend.reaping.remove(keys(*ended.sessions), by="a")
@@ -196,7 +196,7 @@ async def test_removing_takes_all_that_belonged_to_a_session(backend: Backend) -
     for stream in ("s", "stream", "open"):
         assert await backend.log.read("session", stream, 0, 10) is None
     assert [] == list(await backend.log.orphans(10))
-    assert not await backend.subscriptions.unsubscribe("session", "file:///a")
+    assert not await backend.subscriptions.unsubscribe("session", "file:///a", sender="a")
     assert Reaped() == await backend.reaping.reap(10)
 
 

@@ -7,6 +7,7 @@ import time
 
 import anyio
 import anyio.to_thread
+import pytest
 
 from mcpsession.contracts import Backend
 from mcpsession.model import Bell
@@ -159,3 +160,39 @@ async def test_the_memory_bell_rings_from_any_thread(memory_backend: Backend) ->
         await anyio.to_thread.run_sync(memory_backend.doorbell.ring, Bell("a", "m"))
 
         assert ["m"] == await ear.hear("m")
+
+
+async def test_the_first_proof_is_told_before_one_listens(backend: Backend) -> None:
+    """And nothing when one leaves on purpose."""
+    ear, states = Ear(), list[str]()
+    async with backend.doorbell.listening("a", heard=ear.heard, reconnected=ear.reconnected, state=states.append):
+        assert ["connected"] == states
+        backend.doorbell.ring(Bell("a", "m"))
+        await ear.hear("m")
+
+    assert ["connected"] == states
+    assert 0 == ear.gaps
+
+
+async def test_who_fails_to_be_told_of_the_state_listens_all_the_same(backend: Backend) -> None:
+    ear = Ear()
+
+    def state(_: str) -> None:
+        raise ValueError("no")
+
+    async with backend.doorbell.listening("a", heard=ear.heard, reconnected=ear.reconnected, state=state):
+        backend.doorbell.ring(Bell("a", "m"))
+
+        assert ["m"] == await ear.hear("m")
+
+
+@pytest.mark.parametrize("word", ["", "\x01", "junk", "s a", " ", "ünïcödé", "x" * 7999, "x" * 8000, "\ud800", "nul\0"])
+async def test_no_word_deafens(backend: Backend, word: str) -> None:
+    """One that no bell can carry is not heard; whoever hears another must make of it what it can."""
+    ear = Ear()
+    async with backend.doorbell.listening("a", heard=ear.heard, reconnected=ear.reconnected):
+        backend.doorbell.ring(Bell("a", word))
+        backend.doorbell.ring(Bell("a", "m"))
+
+        assert "m" in await ear.hear("m")
+    assert 0 == ear.gaps

@@ -86,7 +86,7 @@ async def test_the_id_of_a_session_that_expired_or_was_deleted_is_free_and_nothi
     old = await enter(backend, Session("session", ttl=0.5, owner="old", state={"of": "old"}), opening)
     await backend.log.append_standalone([("session", NewEvent("old"))])
     await write(backend, opened("old", finished=True), opened("old", stream_id="open", request_ids=("2",)))
-    await backend.subscriptions.subscribe("session", "file:///old", None)
+    await backend.subscriptions.subscribe("session", "file:///old", None, sender="a")
     await finish(backend)
 
     new = await a_session(backend, owner="new")

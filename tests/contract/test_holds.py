@@ -9,7 +9,7 @@ from mcpsession.contracts import Backend, ReplicaRegistry
 from mcpsession.errors import HoldRefusedError
 from mcpsession.model import Hold, Mail, NewEvent
 from tests.contract.conftest import Join
-from tests.contract.given import a_session
+from tests.contract.given import a_session, end, expired
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ async def test_a_first_holder_starts_where_the_news_stood_when_the_session_was_c
     assert hold is not None
     news = await backend.mailbox.news(hold.delivered_news)
     assert news is not None
-    assert ["after"] == [mail.body for mail in news[0]]
+    assert ["after"] == [mail.body for mail in news.mails]
 
 
 async def test_each_take_over_has_an_epoch_of_its_own(backend: Backend) -> None:
@@ -253,3 +253,51 @@ async def test_namespaces_never_see_each_others_holds(backend: Backend, neighbou
     assert await neighbour.holds.release("session", hold.epoch, 9, "theirs") is None
 
     assert await backend.holds.save("session", hold.epoch, 1, "ours")
+
+
+async def test_f78_the_holder_is_who_took_the_stream_last(backend: Backend) -> None:
+    assert await backend.holds.holder("session") is None
+
+    for holder in ("a", "b"):
+        await take(backend, holder)
+        assert holder == await backend.holds.holder("session")
+
+
+async def test_f78_who_took_it_holds_it_before_the_one_before_has_let_go(backend: Backend) -> None:
+    first, second = await take(backend, "a"), await take(backend, "b")
+    assert "b" == await backend.holds.holder("session")
+
+    await backend.holds.release("session", first.epoch, 1, first.delivered_news)
+    assert "b" == await backend.holds.holder("session")
+
+    await backend.holds.release("session", second.epoch, 1, second.delivered_news)
+    assert await backend.holds.holder("session") is None
+
+
+async def test_f78_a_holder_that_died_holds_nothing(backend: Backend, registry: ReplicaRegistry) -> None:
+    await take(backend, "a")
+    await registry.leave("a")
+    assert await backend.holds.holder("session") is None
+
+    await take(backend, "b")
+    assert "b" == await backend.holds.holder("session")
+
+
+async def test_f78_a_stream_of_a_session_that_is_gone_has_no_holder(backend: Backend) -> None:
+    for name in ("deleted", "expired"):
+        await a_session(backend, name, ttl=0.3 if name == "expired" else None)
+        assert await backend.holds.take(name, "a") is not None
+    await end(backend, "deleted")
+    await expired(backend, "expired")
+
+    for name in ("deleted", "expired", "unknown", "\x00"):
+        assert await backend.holds.holder(name) is None
+
+
+async def test_f78_after_a_rotation_nobody_holds_the_stream_yet(backend: Backend) -> None:
+    await take(backend, "a")
+
+    await backend.sessions.rotate("session", "new", owner=None, new_owner=None, sender="a")
+
+    for name in ("session", "new"):
+        assert await backend.holds.holder(name) is None

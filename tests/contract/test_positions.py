@@ -19,11 +19,12 @@ def news_of(*bodies: str, sender: str = "a") -> list[Mail]:
     return [Mail("news", sender, body=body) for body in bodies]
 
 
-async def read(backend: Backend, position: str, *, only_news: bool = False) -> tuple[list[str], str]:
+async def read(backend: Backend, position: str) -> tuple[list[str], str]:
     """The bodies of the broadcast mail past a position, and the new position."""
-    news = await backend.mailbox.news(position, only_news=only_news)
-    assert news is not None
-    return [mail.body for mail in news[0]], news[1]
+    page = await backend.mailbox.news(position)
+    assert page is not None
+    assert not page.more
+    return [mail.body for mail in page.mails], page.position
 
 
 async def test_a_position_fits_into_an_event_id_and_carries_its_time(backend: Backend) -> None:
@@ -55,7 +56,7 @@ async def test_a_position_is_refused_before_any_mail_past_it_is_reaped(backend: 
     async def is_refused() -> bool:
         await backend.reaping.reap(10)
         news = await backend.mailbox.news(position)
-        assert news is None or ["1"] == [mail.body for mail in news[0]]
+        assert news is None or ["1"] == [mail.body for mail in news.mails]
         return news is None
 
     await until(is_refused)
@@ -96,6 +97,9 @@ async def test_a_position_that_is_ahead_of_the_store_is_refused(backend: Backend
         "\uff11:\uff11:@1.0",
         "9" * 30 + ":" + "9" * 30 + ":@1.0",
         "1:1:@" + "9" * 400,
+        "4294967296:4294967297:@1.0",
+        "1:4294967296:@1.0",
+        "1:4294967300:4294967296@1.0",
         "1:99999:" + ",".join(map(str, range(1, 20_000))) + "@1.0",
     ],
     ids=lambda position: repr(position[:24]),

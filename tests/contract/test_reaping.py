@@ -115,13 +115,13 @@ async def test_what_is_claimed_is_left_to_its_claimant_while_that_lives(
 async def test_what_was_deleted_goes_at_once_with_all_that_belonged_to_it(backend: Backend, handled: bool) -> None:
     await a_session(backend, ttl=None)
     await write(backend, opened("one"))
-    await backend.subscriptions.subscribe("session", "file:///a", None)
+    await backend.subscriptions.subscribe("session", "file:///a", None, sender="a")
     await end(backend)
 
     assert 1 == (await backend.reaping.reap(10, handled=handled)).sessions
 
     assert await backend.log.read("session", "stream", 0, 10) is None
-    assert not await backend.subscriptions.unsubscribe("session", "file:///a")
+    assert not await backend.subscriptions.unsubscribe("session", "file:///a", sender="a")
     assert Reaped() == await backend.reaping.reap(10)
 
 
@@ -201,7 +201,7 @@ async def test_mail_within_its_ttl_stays(backend: Backend, join: Join) -> None:
     assert 1 == len(await backend.mailbox.inbox("b"))
     news = await backend.mailbox.news(position)
     assert news is not None
-    assert ["to all"] == [mail.body for mail in news[0]]
+    assert ["to all"] == [mail.body for mail in news.mails]
 
 
 async def test_a_recent_death_stays_on_record(backend: Backend, join: Join, registry: ReplicaRegistry) -> None:

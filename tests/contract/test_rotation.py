@@ -114,8 +114,8 @@ async def test_the_streams_of_the_dead_are_orphans_of_the_new_id(
 
 async def test_its_subscriptions_go_with_it(backend: Backend) -> None:
     await a_session(backend)
-    await backend.subscriptions.subscribe("session", "file:///a", None)
-    await backend.subscriptions.subscribe("session", "file:///b", None)
+    await backend.subscriptions.subscribe("session", "file:///a", None, sender="a")
+    await backend.subscriptions.subscribe("session", "file:///b", None, sender="a")
 
     await rotate(backend)
 

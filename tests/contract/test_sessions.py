@@ -189,7 +189,7 @@ async def test_a_session_that_is_not_live_is_so_to_every_method(
     assert await backend.initialization.mark_initialized("session") is False
     assert [] == list(await backend.directory.records(["session"]))
     assert [] == await living(backend)
-    assert await backend.subscriptions.subscribe("session", "file:///a", None) is False
+    assert await backend.subscriptions.subscribe("session", "file:///a", None, sender="a") is False
     assert [] == list(await backend.subscriptions.uris("session"))
     assert await backend.holds.take("session", "a") is None
     assert await backend.holds.settle("session", 0, force=True) is None
@@ -266,7 +266,7 @@ async def test_its_owner_and_one_who_does_not_ask_both_find_a_session(backend: B
 
 async def test_the_same_id_is_another_session_in_another_namespace(backend: Backend, neighbour: Backend) -> None:
     session = await a_session(backend, owner="ours")
-    await backend.subscriptions.subscribe("session", "file:///a", None)
+    await backend.subscriptions.subscribe("session", "file:///a", None, sender="a")
 
     assert await neighbour.sessions.get("session") is None
     assert [] == await living(neighbour)

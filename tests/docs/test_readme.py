@@ -4,31 +4,57 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from textwrap import indent
 from typing import Any
 
+import anyio
 import pytest
 from starlette.applications import Starlette
 
+from tests.docs.snippets import run, snippets_of
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-# The client's snippet is a fragment of an async function; the cluster tests do what it does.
-SNIPPETS = [one for one in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "async with Client" not in one]
+# The client's snippet would need a server; the cluster tests do what it does.
+SNIPPETS = [
+    one.replace("postgresql://app@db/app", "memory://") for one in snippets_of("README.md") if "Client(" not in one
+]
+DEFINITIONS = [one for one in SNIPPETS if "async with" not in one]
+[STORE, NEWS] = [one for one in SNIPPETS if "async with" in one]
+
+
+async def defined() -> dict[str, Any]:
+    namespace: dict[str, Any] = {}
+    for snippet in DEFINITIONS:
+        await run(snippet, namespace)
+    return namespace
 
 
 async def test_the_snippets_run_and_the_example_makes_an_app_with_its_tools(capsys):
-    namespace: dict[str, Any] = {}
-    # What is awaited is a fragment of an async function, and comes when all is defined.
-    for snippet in sorted(SNIPPETS, key=lambda one: "async with" in one):
-        if snippet.startswith("async with"):
-            snippet = "async def fragment():\n" + indent(snippet, "    ")
-        exec(snippet.replace("postgresql://app@db/app", "memory://"), namespace)  # ours, from this repository
-        if fragment := namespace.pop("fragment", None):
-            await fragment()
+    namespace = await defined()
+    await run(STORE, namespace)
     assert "deleted {'cart': ['tea'], 'paid': True}" in capsys.readouterr().out
     assert isinstance(namespace["app"], Starlette)
     tools = {tool.name for tool in namespace["mcp"]._tool_manager.list_tools()}
     assert {"price", "add_to_cart"} == tools
+
+
+async def test_the_snippet_about_news_runs_and_its_subscriber_hears(capsys):
+    namespace = await defined()
+    layer = namespace["layer"]
+    async with layer, anyio.create_task_group() as tasks:
+        namespace["session"] = await layer.sessions.create()
+        with anyio.fail_after(10):
+            tasks.start_soon(run, NEWS, namespace)
+            while not layer.broadcaster.subscriber_count:
+                await anyio.lowlevel.checkpoint()
+            await layer.broadcaster.publish(namespace["News"]("orders/changed", {"order": 8}), topic="warehouse")
+            printed = ""
+            while "8" not in printed:
+                await anyio.lowlevel.checkpoint()
+                printed += capsys.readouterr().out
+        tasks.cancel_scope.cancel()
+    # What was published right before it subscribed may come as well.
+    assert printed.endswith("orders/changed {'order': 8}\n")
 
 
 def test_the_example_has_ten_lines_or_so():

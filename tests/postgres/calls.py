@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from mcpsession.errors import LimitExceededError
 from mcpsession.model import Batch, Mail, NewEvent, OpenedStream, Replica
+from mcpsession.news_contracts import ControlPlace
 from mcpsession.postgres.backend import PostgresBackend
 from mcpsession.records import Admission, Change, Filter, Session
 from mcpsession.settings import Settings
@@ -32,6 +33,7 @@ async def explained_calls(url: str) -> Sequence[Explained]:
         await _talk(backend)
         await _hold(backend)
         await _correspond(backend)
+        await _control(backend)
         await _reap(backend)
         position = await backend.mailbox.position()
         await registry.beat(ME, position)
@@ -69,8 +71,8 @@ async def _live(backend: PostgresBackend) -> None:
     await initialization.complete("raw", "kept", "2025-11-25", "{}")
     await initialization.mark_initialized("raw")
     for uri in (HOT_URI, "file:///new"):
-        await backend.subscriptions.subscribe(d, uri, 1000)
-    await backend.subscriptions.unsubscribe(d, "file:///new")
+        await backend.subscriptions.subscribe(d, uri, 1000, sender=me)
+    await backend.subscriptions.unsubscribe(d, "file:///new", sender=me)
     await backend.subscriptions.uris(e)
     await backend.subscriptions.subscribers(HOT_URI, "", MANY)
     await backend.subscriptions.subscribers(HOT_URI, session_id(77), MANY)
@@ -116,6 +118,7 @@ async def _hold(backend: PostgresBackend) -> None:
     hold = await holds.take(a, LIVE)
     assert hold is not None
     await holds.settle(a, hold.epoch, force=False)
+    await holds.holder(a)
     await holds.save(a, hold.epoch, 1, "100:100:@1")
     await holds.release(a, hold.epoch, 1, "100:100:@1")
 
@@ -125,11 +128,31 @@ async def _correspond(backend: PostgresBackend) -> None:
     position = await mailbox.position()
     await mailbox.send(Mail("answer", ME, LIVE, session_id(5), "{}"))
     await mailbox.broadcast([Mail("news", ME, body="{}")] * 100)
+    news_log, [to_one] = backend.news_log, live(100_075)
+    for number in range(50):
+        about = {"uri": f"file:///{number}", "newest_of": f"updated {number % 9}"}
+        await news_log.publish(Mail("news", ME, body="{}", topic="topic" if number % 5 == 0 else None), **about)
+    await news_log.publish(Mail("news", ME, session_id=to_one, body="{}"))
     await mailbox.news(position)
-    await mailbox.news(position, only_news=True)
+    for newest in (False, True):
+        await news_log.missed(position, topic="topic", newest=newest)
+        await news_log.missed(position, session_id=to_one, newest=newest, subscribed=True)
     inbox = await mailbox.inbox(LIVE)
     assert inbox
     await mailbox.delete([mail.id for mail in inbox])
+
+
+async def _control(backend: PostgresBackend) -> None:
+    rows = backend.control
+    for key in ("new", "key-99999"):
+        await rows.append("method-19", key, "{}", sender=ME)
+    assert await rows.forget("method-18", "key-99998")
+    for newest in (False, True):
+        for version in (0, 50_000, 99_000):
+            page = await rows.read(ControlPlace(version), 100, newest=newest)
+            assert page is not None
+            assert page.more
+            await rows.read(page.place, 100, newest=newest)
 
 
 async def _reap(backend: PostgresBackend) -> None:

@@ -100,12 +100,27 @@ FILL = (
     FROM mcpsession.streams, generate_series(1, last_seq) AS seq
     """,
     """
-    INSERT INTO mcpsession.mail (namespace, sender, recipient, kind, body, expires_at)
+    INSERT INTO mcpsession.mail
+        (namespace, sender, recipient, kind, session_id, topic, uri, newest_of, body, expires_at)
     SELECT CASE WHEN n % 10 = 1 THEN 'other' ELSE 'plans' END, 'live-replica',
-        CASE WHEN n % 40 = 0 THEN CASE WHEN n % 80 = 0 THEN 'live-replica' ELSE 'replica-3' END END, 'news', '{}',
+        CASE WHEN n % 40 = 0 THEN CASE WHEN n % 80 = 0 THEN 'live-replica' ELSE 'replica-3' END END, 'news',
+        CASE WHEN n % 3 = 0 THEN md5(n::text) END, CASE WHEN n % 7 = 0 THEN 'topic-' || n % 100 END,
+        CASE WHEN n % 2 = 0 THEN 'file:///' || n % 1000 END, CASE WHEN n % 2 = 0 THEN 'updated ' || n % 1000 END, '{}',
         now() + interval '1 hour' * (random() - CASE WHEN n % 10 = 2 OR n % 10 = 1 THEN 1 ELSE 0 END)
     FROM generate_series(1, 200000) AS n
     """,
+    # Sent a second apart; the newest 2,000 are of as many methods and keys, the oldest 8,000 were replaced long ago.
+    """
+    INSERT INTO mcpsession.control (namespace, version, method, key, params, sender, expires_at)
+    SELECT 'plans', n, 'method-' || n % 20, 'key-' || n % 2000 + 98000, '{}', 'live-replica',
+        CASE WHEN n > 98000 THEN 'infinity' ELSE now() + interval '1 second' * (n - 8000) END
+    FROM generate_series(1, 100000) AS n
+    """,
+    """
+    INSERT INTO mcpsession.control (namespace, version, method, params, sender, expires_at)
+    SELECT 'other', n, 'method', '{}', 'gone', now() - interval '1 day' FROM generate_series(1, 20000) AS n
+    """,
+    "INSERT INTO mcpsession.control_heads (namespace, version) VALUES ('plans', 100000), ('other', 20000)",
     """
     INSERT INTO mcpsession.subscriptions (namespace, session_id, uri)
     SELECT 'plans', md5(n::text), CASE WHEN n % 5 = 0 THEN 'file:///hot' ELSE 'file:///' || n % 1000 END

@@ -10,7 +10,7 @@ import pytest
 
 from mcpsession.model import Mail
 from mcpsession.postgres.backend import PostgresBackend
-from mcpsession.postgres.mail import parse_position
+from mcpsession.postgres.positions import parse_position
 from tests.postgres.stores import living, open_session, running_backend
 
 _POST = """
@@ -36,8 +36,8 @@ async def test_mail_of_a_long_transaction_comes_once_and_nothing_else_waits_for_
         nonlocal position
         read = await backend.mailbox.news(position)
         assert read is not None
-        mails, position = read
-        got.extend(mail.body for mail in mails)
+        position = read.position
+        got.extend(mail.body for mail in read.mails)
 
     try:
         async with slow.transaction():
@@ -79,8 +79,8 @@ async def test_many_publishers_and_a_busy_reader_lose_and_repeat_nothing(
             last = done.is_set()
             read = await backend.mailbox.news(position)
             assert read is not None
-            mails, position = read
-            got.extend(mail.body for mail in mails)
+            position = read.position
+            got.extend(mail.body for mail in read.mails)
 
     with anyio.fail_after(30):
         async with anyio.create_task_group() as readers:
@@ -128,8 +128,9 @@ async def test_a_session_s_first_position_is_that_of_its_creation(backend: Postg
     async with living(backend) as replica:
         hold = await backend.holds.take(session, replica)
     assert hold is not None
-    mails, _ = await backend.mailbox.news(hold.delivered_news, only_news=True) or ([], "")
-    assert ["after"] == [mail.body for mail in mails]
+    page = await backend.news_log.missed(hold.delivered_news)
+    assert page is not None
+    assert ["after"] == [mail.body for mail in page.mails]
 
 
 async def test_a_beat_tells_of_mail_and_news(backend: PostgresBackend) -> None:

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import math
-import os
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from pathlib import Path
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator
 
 import anyio
 import anyio.lowlevel
@@ -26,40 +18,8 @@ from mcpsession.postgres.backend import PostgresBackend
 from mcpsession.postgres.embedded import EmbeddedPostgres
 from mcpsession.postgres.listener import channel
 from mcpsession.settings import Settings
+from tests.postgres.ears import Ear, cut_listeners, free_port, listening
 from tests.postgres.stores import living, open_session, opened, running_backend
-
-_CUT_LISTENERS = """
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND query LIKE 'LISTEN%'
-"""
-
-
-class Ear:
-    """What one replica heard, in order; a gap is `None`."""
-
-    def __init__(self) -> None:
-        self.heard: list[str | None] = []
-        self._changed = anyio.Event()
-
-    def hear(self, word: str) -> None:
-        self.heard.append(word)
-        self._changed.set()
-
-    def reconnected(self) -> None:
-        self.heard.append(None)
-        self._changed.set()
-
-    async def until(self, word: str | None) -> None:
-        while word not in self.heard:
-            self._changed = anyio.Event()
-            await self._changed.wait()
-
-
-@asynccontextmanager
-async def listening(backend: PostgresBackend, replica: str = "me") -> AsyncIterator[Ear]:
-    ear = Ear()
-    async with backend.doorbell.listening(replica, heard=ear.hear, reconnected=ear.reconnected):
-        yield ear
 
 
 async def _until_echo_after(backend: PostgresBackend, moment: float) -> None:
@@ -101,17 +61,15 @@ async def test_another_namespace_hears_nothing(backend: PostgresBackend, databas
 async def test_a_cut_listener_is_back_soon_and_says_that_there_was_a_gap(
     backend: PostgresBackend, database_url: str
 ) -> None:
-    bystander = await asyncpg.connect(database_url)
     with anyio.fail_after(10):
         async with listening(backend) as ear:
             assert backend.doorbell.last_echo() > -math.inf
             cut_at = time.monotonic()
-            assert 1 == len(await bystander.fetch(_CUT_LISTENERS))
+            assert 1 == await cut_listeners(database_url)
             await ear.until(None)
             assert backend.doorbell.last_echo() > cut_at
             backend.doorbell.ring(Bell("me", "again"))
             await ear.until("again")
-    await bystander.close()
 
     assert [None, "again"] == ear.heard
     assert backend.doorbell.last_echo() == -math.inf
@@ -184,7 +142,7 @@ async def test_a_word_that_is_too_long_or_unstorable_does_not_raise(backend: Pos
 
 
 async def test_a_store_that_is_away_at_first_is_told_at_once(database_url: str) -> None:
-    nowhere = f"postgresql://user:secret@127.0.0.1:{_free_port()}/x"
+    nowhere = f"postgresql://user:secret@127.0.0.1:{free_port()}/x"
     async with running_backend(database_url, listen_url=nowhere) as backend:
         with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1") as caught:
             async with listening(backend):
@@ -210,50 +168,6 @@ def test_a_channel_is_at_most_63_bytes(replica: str | None) -> None:
 
 
 # ---- Behind a pooler in transaction mode --------------------------------------------------------------------------
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture
-def pooler_url(database_url: str, tmp_path: Path) -> Iterator[str]:
-    """A PgBouncer in transaction mode, with fewer server connections than clients."""
-    program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
-    if program is None:
-        pytest.skip("there is no pgbouncer; to run this: apt-get install pgbouncer")
-    target, port = urlsplit(database_url), _free_port()
-    if target.hostname is None:
-        pytest.skip("pgbouncer is tried with a TCP server only")
-    password = f" password={target.password}" if target.password else ""
-    (tmp_path / "users").write_text(f'"{target.username}" "{target.password or ""}"\n')
-    (tmp_path / "ini").write_text(
-        f"[databases]\n* = host={target.hostname} port={target.port or 5432} user={target.username}{password}\n"
-        f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n"
-        f"auth_file = {tmp_path}/users\npool_mode = transaction\ndefault_pool_size = 3\n"
-    )
-    as_user: dict[str, object] = {}
-    if getpass.getuser() == "root":
-        # It refuses to run as root.
-        for directory in (tmp_path, *tmp_path.parents[:-2]):
-            os.chmod(directory, 0o755)
-        as_user = {"user": "nobody"}
-    bouncer = subprocess.Popen([program, "-q", str(tmp_path / "ini")], stderr=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload]
-    try:
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and bouncer.poll() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.02)
-        else:
-            pytest.fail("pgbouncer did not start")
-        yield f"postgresql://{target.username}@127.0.0.1:{port}{target.path}"
-    finally:
-        bouncer.terminate()
-        bouncer.wait(5)
 
 
 async def test_an_ear_behind_a_transaction_pooler_is_refused_with_the_remedy(pooler_url: str) -> None:

@@ -156,6 +156,28 @@ async def test_a_second_migration_keeps_the_data(database_url: str) -> None:
         assert 1 == await connection.fetchval("SELECT count(*) FROM mcpsession.replicas")
 
 
+async def test_without_topics_news_for_a_few_is_taken_back_rather_than_told_to_all(database_url: str) -> None:
+    post = """
+        INSERT INTO mcpsession.mail (namespace, sender, kind, session_id, topic, body, expires_at)
+        VALUES ('n', 'r', $1, $2, $3, $4, now() + interval '1 hour')
+    """
+    async with connected(database_url) as connection:
+        for body, (kind, session_id, topic) in {
+            "news": ("news", None, None),
+            "for one": ("news", "session", None),
+            "for a topic": ("news", None, "topic"),
+            "changed": ("changed", "session", None),
+        }.items():
+            await connection.execute(post, kind, session_id, topic, body)
+
+    await in_thread(downgrade, database_url, "0002")
+    await in_thread(migrate, database_url)
+
+    async with connected(database_url) as connection:
+        rows = await connection.fetch("SELECT body FROM mcpsession.mail ORDER BY id")
+    assert ["news", "changed"] == [row["body"] for row in rows]
+
+
 async def test_five_processes_that_migrate_an_empty_database_at_once_all_succeed(empty_database_url: str) -> None:
     """All five are held at the lock before the first begins, and one in six would fail without it."""
     async with connected(empty_database_url) as barrier:

@@ -22,7 +22,7 @@ from tests.postgres.explained import MODES, Explained, asks_for_rows, drawn, mad
 from tests.postgres.million import build
 from tests.postgres.test_statements import STATEMENTS
 
-LARGE = {"sessions", "streams", "events", "mail", "subscriptions"}
+LARGE = {"sessions", "streams", "events", "mail", "subscriptions", "control"}
 OURS = [name for name, statement in STATEMENTS.items() if asks_for_rows(statement)]
 
 # What may look at many rows, and why.

@@ -39,7 +39,7 @@ async def test_a_statement_can_be_prepared(database_url: str, name: str) -> None
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_a_statement_names_the_schema(name: str) -> None:
     """Whatever search_path the application's role has, it is our tables that are meant."""
-    tables = "sessions|streams|events|mail|replicas|subscriptions"
+    tables = "sessions|streams|events|mail|replicas|subscriptions|control|control_heads"
     assert not re.search(rf"\b(FROM|JOIN|INTO|UPDATE|USING)\s+({tables})\b", STATEMENTS[name])
 
 

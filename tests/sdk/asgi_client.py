@@ -90,7 +90,8 @@ class Response:
     @property
     def frames(self) -> list[Frame]:
         """All whole frames that have come."""
-        return [parse(block) for block in self.body.decode().split("\n\n")[:-1]]
+        # The SDK's own frames, of the era without sessions, have CRLF.
+        return [parse(block) for block in self.body.decode().replace("\r\n", "\n").split("\n\n")[:-1]]
 
     async def frame(self) -> Frame | None:
         """The next frame that is not a comment; None at the end."""

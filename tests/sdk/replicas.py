@@ -70,7 +70,7 @@ async def replica(
     """Run one replica. `wrap` may change the backend before the layer sees it."""
     chosen = Settings(**settings)
     backend: Any = PostgresBackend(url, None, chosen)
-    for part in ("sessions", "initialization", "log", "mailbox", "holds", "reaping", "subscriptions"):
+    for part in ("sessions", "initialization", "log", "mailbox", "holds", "reaping", "subscriptions", "news_log"):
         setattr(backend, part, Gated(getattr(backend, part)))
     wrap(backend)
     layer = SessionLayer(backend, chosen)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from mcp.server.lowlevel.server import Server
 from mcp_types import EmptyResult, SetLevelRequestParams
 
 from mcpsession.sdk.levels import LEVELS, is_wanted
+from tests.sdk.asgi_client import request
 from tests.sdk.gates import settle, until
-from tests.sdk.replicas import Client, make_server, replica, text_of
+from tests.sdk.replicas import ACCEPT, Client, hello, make_server, replica, text_of
 
 # The SDK calls logging deprecated since the era that has no sessions.
 pytestmark = pytest.mark.filterwarnings("ignore:The logging capability is deprecated")
@@ -169,20 +171,30 @@ async def test_f29_a_level_that_the_servers_own_handler_refuses_is_not_kept(here
         assert (await here.layer.sessions.get(client.session_id)).log_level is None
 
 
-async def test_f29_a_server_without_a_handler_announces_no_logging_and_refuses_to_set_a_level(database_url):
-    from tests.sdk.asgi_client import request
-    from tests.sdk.replicas import ACCEPT, hello
+async def capabilities_of(at):
+    """What the server announces, and a client that heard it."""
+    async with request(at.app, "POST", headers=ACCEPT, json_body=hello()) as response:
+        announced = (await response.message())["result"]["capabilities"]
+    return announced, Client(session_id=response.headers["mcp-session-id"])
 
+
+async def test_f29_a_low_level_server_without_a_handler_announces_no_logging_and_refuses_to_set_a_level(database_url):
+    async with replica(database_url, make=lambda layer, scripts: Server("low")) as here:
+        with anyio.fail_after(5):
+            announced, client = await capabilities_of(here)
+            assert -32601 == (await set_level(client, here, "error"))["error"]["code"]
+            assert (await here.layer.sessions.get(client.session_id)).log_level is None
+    assert "logging" not in announced
+
+
+async def test_f29_an_mcp_server_keeps_levels_without_a_handler_of_its_own(database_url):
     async with replica(database_url) as here:
         here.scripts["log"] = log_all
         with anyio.fail_after(5):
-            async with request(here.app, "POST", headers=ACCEPT, json_body=hello()) as response:
-                capabilities = (await response.message())["result"]["capabilities"]
-            client = Client(session_id=response.headers["mcp-session-id"])
-            answer = await set_level(client, here, "error")
-            assert list(LEVELS) == await logged_by_a_call(client, here)
-    assert "logging" not in capabilities
-    assert -32601 == answer["error"]["code"]
+            announced, client = await capabilities_of(here)
+            assert {} == (await set_level(client, here, "alert"))["result"]
+            assert ["alert", "emergency"] == await logged_by_a_call(client, here)
+    assert "logging" in announced
 
 
 async def test_f29_what_is_sent_while_the_store_is_away_keeps_to_the_level_known_before(here, client):

@@ -111,7 +111,7 @@ async def test_f17_of_a_terminated_session_nothing_is_left_but_its_tombstone(
     await served(here)
     await speak(here, "session")
     async with here.running() as ours, there.running() as theirs:
-        await ours.subscriptions.subscribe("session", URI, None)
+        await ours.subscriptions.subscribe("session", URI, None, sender="a")
         await known(theirs)
 
         with anyio.fail_after(1):
@@ -120,7 +120,7 @@ async def test_f17_of_a_terminated_session_nothing_is_left_but_its_tombstone(
         for parts in (ours, theirs):
             assert not await known(parts)
             assert [] == list(await parts.subscriptions.subscribers(URI, "", 10))
-            assert not await parts.subscriptions.subscribe("session", URI, None)
+            assert not await parts.subscriptions.subscribe("session", URI, None, sender="a")
     for replica in (here, there):
         assert await said(replica, "session") is None
         assert await said(replica, "session", "s") is None

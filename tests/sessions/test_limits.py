@@ -121,7 +121,7 @@ async def test_f94_a_session_has_no_more_subscriptions_than_it_may(here: Session
     await here.sessions.create("session")
     async with here.running() as ours, there.running() as theirs:
         jobs = [
-            partial((ours if n % 2 else theirs).subscriptions.subscribe, "session", f"file:///{n}", 3)
+            partial((ours if n % 2 else theirs).subscriptions.subscribe, "session", f"file:///{n}", 3, sender="a")
             for n in range(10)
         ]
 

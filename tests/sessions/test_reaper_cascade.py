@@ -26,7 +26,7 @@ async def with_all(layer: SessionLayer, backend: Any, session_id: str = "session
     await layer.sessions.create(session_id, **fields)
     await speak(backend, session_id)
     for uri in ("file:///a", "file:///b"):
-        assert await backend.subscriptions.subscribe(session_id, uri, None)
+        assert await backend.subscriptions.subscribe(session_id, uri, None, sender="a")
 
 
 # By how the session ends: what does that, and what of its row may stay.

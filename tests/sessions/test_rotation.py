@@ -26,7 +26,7 @@ async def test_f95_the_old_id_is_unknown_everywhere_and_the_new_one_has_everythi
     await here.sessions.initialization.mark_initialized("session")
     await speak(here, "session")
     async with here.running() as ours, there.running() as theirs:
-        await ours.subscriptions.subscribe("session", URI, None)
+        await ours.subscriptions.subscribe("session", URI, None, sender="a")
         for parts in (ours, theirs):
             assert await parts.cache.load("session") is not None
 

@@ -67,6 +67,13 @@ ALLOWED: dict[str, str] = {
     "prepared_statements": "True or False",
     "connect_timeout": SECONDS_ABOVE_0,
     "echo_timeout": SECONDS_ABOVE_0,
+    "listener": "'required' or 'optional'",
+    "max_news_bytes": "a whole number from 1024 to 268435455",
+    "subscriber_buffer": "a whole number from 1 to 1000000",
+    "debounce": SECONDS_FROM_0,
+    "debounce_max": SECONDS_FROM_0,
+    "control_ttl": SECONDS_ABOVE_0,
+    "stream_wait": SECONDS_FROM_0,
 }
 
 
@@ -204,6 +211,7 @@ def test_a_refused_value_that_may_hold_a_secret_is_not_shown(value):
         {"beat": 0.05, "dead_after": 0.3, "fence_margin": 0.1},
         {"max_message_bytes": 1024, "journal_bytes": 1, "max_stream_bytes": 1, "pool_size": 1},
         {"touch_step": 0, "cache_ttl": 0, "drain_grace": 0},
+        {"debounce": 0, "debounce_max": 0},
     ],
 )
 def test_what_is_tiny_and_can_work_is_allowed(tiny):

@@ -28,6 +28,8 @@ OTHERS: dict[str, Any] = {
     "fence_margin": 0.25,
     "reap_every": 240.0,
     "durability": "strict",
+    "listener": "optional",
+    "stream_wait": 2.0,
     "prepared_statements": False,
 }
 
@@ -45,8 +47,8 @@ def another(name: str) -> Any:
     value = other_value(name)
     if KINDS[name] == "bool":
         return not value
-    if name == "durability":
-        return "group"
+    if name in ("durability", "listener"):
+        return getattr(Settings(), name)
     return value + "2" if isinstance(value, str) else value + 1
 
 
