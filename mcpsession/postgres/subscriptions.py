@@ -35,17 +35,13 @@ WITH counted AS (
 SELECT again OR $4::bigint IS NULL OR others < $4 AS fits FROM counted
 """
 
-# The session's row is locked here, too: the mails of its changes come in their order.
 UNSUBSCRIBE = """
-WITH locked AS (
-    SELECT id
-    FROM mcpsession.sessions
-    WHERE namespace = $1 AND id = $2 AND status = 'live' AND claimed_by IS NULL AND expires_at > now()
-    FOR NO KEY UPDATE
-), gone AS (
-    DELETE FROM mcpsession.subscriptions u USING locked
-    WHERE u.namespace = $1 AND u.session_id = locked.id AND u.uri = $3
-    RETURNING u.session_id
+WITH gone AS (
+    DELETE FROM mcpsession.subscriptions
+    WHERE namespace = $1 AND session_id = $2 AND uri = $3 AND EXISTS (
+        SELECT FROM mcpsession.sessions s
+        WHERE s.namespace = $1 AND s.id = $2 AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
+    RETURNING session_id
 )
 INSERT INTO mcpsession.mail (namespace, sender, kind, session_id, expires_at)
 SELECT $1, $4, 'changed', session_id, clock_timestamp() + make_interval(secs => $5::float8)

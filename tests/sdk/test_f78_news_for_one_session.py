@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import anyio
+import asyncpg
 import pytest
 
 from mcpsession.errors import SessionNotFoundError
 from mcpsession.model import News, NoStream, Published
 from tests.sdk.gates import until
 from tests.sdk.newsroom import END, TOOLS, heard, listening, make_news_server, numbered, standing, up_to
-from tests.sdk.replicas import Client, replica, stored
+from tests.sdk.replicas import Client, hello, replica, stored
 
 
 @pytest.fixture
@@ -53,6 +54,38 @@ async def test_f78_it_says_when_no_stream_is_held_and_the_news_come_with_the_nex
         async with standing(client, here, stream.last_id) as stream:
             await publish(END)
             assert [numbered(3)] == await heard(stream)
+
+
+@pytest.mark.parametrize("resumed", [True, False])
+async def test_f78_what_an_earlier_session_with_the_same_id_was_to_hear_nobody_hears(
+    database_url, here, there, resumed
+):
+    """In a transaction that was open while the one ended and the other began; or asked for with an old position."""
+    sessions, publish = here.layer.sessions, here.layer.broadcaster.publish
+    connection = await asyncpg.connect(database_url)
+    with anyio.fail_after(10):
+        await sessions.create("job-1")
+        before = await here.parts.mailbox.position()
+        async with connection.transaction():
+            assert not await publish(numbered(1), session_id="job-1", conn=connection)
+            await sessions.delete("job-1")
+            await sessions.create("job-1")
+            client = await introduced(there, "job-1")
+            async with standing(client, there, f"s.0.{before}" if resumed else None) as stream:
+                await connection.execute("COMMIT; BEGIN")
+                await publish(numbered(2), session_id="job-1")
+                await publish(END)
+                assert [numbered(2)] == await heard(stream)
+    await connection.close()
+
+
+async def introduced(at, session_id):
+    """A session of the application's own, with a client."""
+    client = Client(session_id=session_id)
+    async with client.post(at, hello()) as response:
+        await response.ended()
+    assert 202 == await client.notify(at, "notifications/initialized")
+    return client
 
 
 async def test_f78_a_dead_replica_holds_no_stream(database_url, here, client):
