@@ -19,7 +19,7 @@ from mcpsession.errors import LayerClosedError, NewsError
 from mcpsession.model import ControlMessage, ReplicaId
 from mcpsession.news import as_json, as_object, check_method
 from mcpsession.news_contracts import ControlPlace, ControlRows
-from mcpsession.periodic import patiently
+from mcpsession.periodic import Alarm, patiently
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
 from mcpsession.texts import fault_of
@@ -61,7 +61,7 @@ class ControlLog:
         """Of the messages past the place only those are wanted that no later one has replaced."""
         # Under whatever ids this replica has sent since it started: it may have been reborn meanwhile.
         self._mine: set[ReplicaId] = set()
-        self._wake = anyio.Event()
+        self._alarm = Alarm()
         self._open = self._closing = False
         self._following = False
         self._call: anyio.CancelScope | None = None
@@ -139,7 +139,7 @@ class ControlLog:
         Raises what the store raised.
         """
         self._mine.clear()
-        self._wake = anyio.Event()
+        self._alarm = Alarm()
         self._open, self._closing, self._following = True, False, False
         self._begin_anew()
         await self._read_on()
@@ -147,11 +147,11 @@ class ControlLog:
     async def run(self) -> NoReturn:
         """Apply what comes, until cancelled."""
         self._following = True
-        await patiently(self._follow, name="the control log")
+        await patiently(lambda: self._alarm.answer(self.run_once), name="the control log")
 
     def wake(self) -> None:
         """Look for messages soon."""
-        self._wake.set()
+        self._alarm.ring()
 
     async def stop(self) -> None:
         """Call no more handlers; returns when the one that runs is over, which has 5 s more."""
@@ -171,17 +171,6 @@ class ControlLog:
             )
             self._begin_anew()
             await self._read_on()
-
-    async def _follow(self) -> NoReturn:
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            try:
-                await self.run_once()
-            except BaseException:
-                # What it was woken for is still there; the next attempt looks again.
-                self._wake.set()
-                raise
 
     def _begin_anew(self) -> None:
         self._place, self._catching_up = ControlPlace(), True

@@ -1,4 +1,4 @@
-"""The one loop behind every background job."""
+"""The loops behind every background job."""
 
 from __future__ import annotations
 
@@ -38,3 +38,24 @@ async def patiently(
             pause = first
         await anyio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, longest)
+
+
+class Alarm:
+    """Wakes a job. A level, not an edge: rung while the job runs, it runs once more."""
+
+    def __init__(self) -> None:
+        self._rung = anyio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def answer(self, job: Callable[[], Awaitable[object]]) -> NoReturn:
+        """Run `job` whenever it was rung, until it fails: what it was rung for then waits for the next to answer."""
+        while True:
+            await self._rung.wait()
+            self._rung = anyio.Event()
+            try:
+                await job()
+            except BaseException:
+                self._rung.set()
+                raise

@@ -14,11 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-import anyio
-
 from mcpsession.contracts import Doorbell, Mailbox
 from mcpsession.model import Bell, Mail, MailKind, ReplicaId, SessionId, StreamId
-from mcpsession.periodic import patiently
+from mcpsession.periodic import Alarm, patiently
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ class PostOffice:
         self._doorbell = doorbell
         self._me = me
         self._handlers: dict[MailKind, list[Handler]] = {}
-        self._wake = anyio.Event()
+        self._alarm = Alarm()
         self._handed: OrderedDict[int, None] = OrderedDict()
         self._inbox = True
         self._rung = 0
@@ -112,7 +110,7 @@ class PostOffice:
             case ["n"]:
                 # Of the inbox it says nothing.
                 self._rung += 1
-                self._wake.set()
+                self._alarm.ring()
             case ["d"]:
                 self.on_death()
             case ["s", session_id, stream_id]:
@@ -129,7 +127,7 @@ class PostOffice:
     def wake(self) -> None:
         """Look for mail soon."""
         self._inbox = True
-        self._wake.set()
+        self._alarm.ring()
 
     async def start(self) -> None:
         """Take the present position: mail from before is not for this incarnation."""
@@ -137,18 +135,7 @@ class PostOffice:
 
     async def run(self) -> NoReturn:
         """Deliver until cancelled."""
-        await patiently(self._deliver_on, name="the post office")
-
-    async def _deliver_on(self) -> NoReturn:
-        while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
-            try:
-                await self.run_once()
-            except BaseException:
-                # What was rung for is still there; the next start or beat looks again.
-                self._wake.set()
-                raise
+        await patiently(lambda: self._alarm.answer(self.run_once), name="the post office")
 
     async def run_once(self) -> None:
         """Deliver what lies there now."""

@@ -1,4 +1,4 @@
-"""What the tests of news have in common: a server that has everything that news are about, and clients that listen."""
+"""What the tests of news have in common: clients that listen, and a server that takes no subscriptions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from mcp_types import EmptyResult, SetLevelRequestParams, SubscribeRequestParams, UnsubscribeRequestParams
+from mcp_types import EmptyResult, SubscribeRequestParams
 
 from mcpsession import SessionLayer
 from mcpsession.model import News
-from tests.sdk.asgi_client import Response, request
+from mcpsession.sdk import wire
+from tests.sdk.asgi_client import Frame, Response, request
 from tests.sdk.gates import until
 from tests.sdk.replicas import ACCEPT, Client, Replica, Script, make_server
 
@@ -36,19 +37,14 @@ def numbered(number: int) -> News:
     return News("notifications/tests/numbered", {"n": number})
 
 
-def make_news_server(layer: SessionLayer, scripts: Mapping[str, Script]) -> Any:
-    """The usual server, with log levels and subscriptions to resources, but for `test://refused`."""
+def make_refusing_server(layer: SessionLayer, scripts: Mapping[str, Script]) -> Any:
+    """The usual server, which itself takes subscriptions, and none."""
     server = make_server(layer, scripts)
 
-    async def accept(ctx: Any, params: Any) -> EmptyResult:
-        if getattr(params, "uri", None) == "test://refused":
-            raise ValueError("not that one")
-        return EmptyResult()
+    async def refuse(ctx: Any, params: Any) -> EmptyResult:
+        raise ValueError("not that one")
 
-    add = server._lowlevel_server.add_request_handler
-    add("logging/setLevel", SetLevelRequestParams, accept)
-    add("resources/subscribe", SubscribeRequestParams, accept)
-    add("resources/unsubscribe", UnsubscribeRequestParams, accept)
+    server._lowlevel_server.add_request_handler("resources/subscribe", SubscribeRequestParams, refuse)
     return server
 
 
@@ -122,3 +118,15 @@ def news_of(messages: list[dict[str, Any]]) -> list[News]:
 async def heard(stream: Response) -> list[News]:
     """The news that come before END."""
     return news_of(await up_to_end(stream))
+
+
+def position_of(event_id: str) -> str:
+    """The position in the broadcast mail that a frame's id carries."""
+    cursor = wire.parse_cursor(event_id)
+    assert cursor is not None
+    return cursor.position
+
+
+def messages_of(stream: Response) -> list[Frame]:
+    """The frames so far that carry a message."""
+    return [frame for frame in stream.frames if frame.message]

@@ -10,22 +10,10 @@ from mcp_types import REQUEST_TIMEOUT
 from mcpsession.errors import StoreUnavailableError
 from mcpsession.sdk.dispatch import NoStandaloneStreamError
 from tests.sdk.gates import until
-from tests.sdk.newsroom import make_news_server, standing
+from tests.sdk.newsroom import standing
 from tests.sdk.replicas import Client, replica, stored, text_of
 
 PING = "ping"
-
-
-@pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
 
 
 def outlet(ctx):
@@ -88,7 +76,7 @@ async def test_with_a_stream_it_travels_there_and_the_answer_returns(here, there
 
 @pytest.mark.parametrize("at", ["the same replica", "another replica"])
 async def test_with_stream_wait_a_get_that_comes_later_gets_the_request(database_url, there, client, at):
-    async with replica(database_url, make=make_news_server, stream_wait=5.0) as patient:
+    async with replica(database_url, stream_wait=5.0) as patient:
         target = there if at == "another replica" else patient
         patient.scripts["ask"] = ping
         with anyio.fail_after(10):
@@ -111,7 +99,7 @@ async def others(at, client):
 
 
 async def test_the_wait_for_a_stream_is_bounded_and_named(database_url, client):
-    async with replica(database_url, make=make_news_server, stream_wait=0.2) as patient:
+    async with replica(database_url, stream_wait=0.2) as patient:
         patient.scripts["ask"] = refused
         with anyio.fail_after(5):
             async with client.call(patient, "ask") as response:
@@ -125,7 +113,7 @@ async def test_the_time_that_a_request_may_take_includes_its_wait_for_a_stream(d
             await outlet(ctx).send_raw_request(PING, None, {"timeout": 0.4})
         return raised.value.error.code
 
-    async with replica(database_url, make=make_news_server, stream_wait=60.0) as patient:
+    async with replica(database_url, stream_wait=60.0) as patient:
         patient.scripts["ask"] = script
         with anyio.fail_after(5):
             async with client.call(patient, "ask") as response:
@@ -148,7 +136,7 @@ async def test_a_session_that_ends_while_a_request_waits_for_a_stream_ends_the_w
             waited.set()
 
     waited = anyio.Event()
-    async with replica(database_url, make=make_news_server, stream_wait=60.0) as patient:
+    async with replica(database_url, stream_wait=60.0) as patient:
         patient.scripts["ask"] = script
         with anyio.fail_after(10):
             async with client.call(patient, "ask"):

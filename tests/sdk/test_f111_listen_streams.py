@@ -17,7 +17,6 @@ from tests.sdk.newsroom import (
     TOOLS,
     heard,
     listening,
-    make_news_server,
     numbered,
     said,
     standing,
@@ -25,21 +24,8 @@ from tests.sdk.newsroom import (
     up_to,
     updated,
 )
-from tests.sdk.replicas import replica
 
 ONE, TWO = "test://1", "test://2"
-
-
-@pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
 
 
 @pytest.mark.parametrize(

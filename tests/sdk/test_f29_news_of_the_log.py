@@ -7,20 +7,8 @@ import pytest
 
 from mcpsession import news_contracts
 from mcpsession.news import LEVELS
-from tests.sdk.newsroom import END, heard, make_news_server, said, set_level, standing
-from tests.sdk.replicas import Client, replica
-
-
-@pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
+from tests.sdk.newsroom import END, heard, said, set_level, standing
+from tests.sdk.replicas import Client
 
 
 async def test_f29_news_of_the_log_reach_each_session_from_its_own_level_on_whichever_replica_publishes(

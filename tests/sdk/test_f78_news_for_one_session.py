@@ -9,20 +9,8 @@ import pytest
 from mcpsession.errors import SessionNotFoundError
 from mcpsession.model import News, NoStream, Published
 from tests.sdk.gates import until
-from tests.sdk.newsroom import END, TOOLS, heard, listening, make_news_server, numbered, standing, up_to
+from tests.sdk.newsroom import END, TOOLS, heard, listening, numbered, standing, up_to
 from tests.sdk.replicas import Client, hello, replica, stored
-
-
-@pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
 
 
 @pytest.mark.parametrize("at", ["the same replica", "another replica"])
@@ -89,7 +77,7 @@ async def introduced(at, session_id):
 
 
 async def test_f78_a_dead_replica_holds_no_stream(database_url, here, client):
-    async with replica(database_url, make=make_news_server) as doomed:
+    async with replica(database_url) as doomed:
         with anyio.fail_after(10):
             async with standing(client, doomed):
                 assert await here.layer.broadcaster.publish(numbered(1), session_id=client.session_id)

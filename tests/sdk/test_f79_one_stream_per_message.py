@@ -7,20 +7,7 @@ import pytest
 
 from tests.sdk.asgi_client import request
 from tests.sdk.gates import until
-from tests.sdk.newsroom import END, TOOLS, heard, make_news_server, news_of, numbered, standing, up_to
-from tests.sdk.replicas import replica
-
-
-@pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
+from tests.sdk.newsroom import END, TOOLS, heard, news_of, numbered, standing, up_to
 
 
 @pytest.mark.parametrize("at", ["the same replica", "another replica"])

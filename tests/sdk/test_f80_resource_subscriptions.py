@@ -13,7 +13,7 @@ from tests.sdk.newsroom import (
     END,
     ask,
     heard,
-    make_news_server,
+    make_refusing_server,
     numbered,
     standing,
     subscribe,
@@ -26,20 +26,8 @@ ONE, TWO = "test://1", "test://2"
 
 
 @pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
-
-
-@pytest.fixture
 async def yonder(database_url, there):
-    async with replica(database_url, make=make_news_server) as three:
+    async with replica(database_url) as three:
         yield three
 
 
@@ -99,13 +87,13 @@ async def test_f80_to_unsubscribe_from_what_one_never_subscribed_to_is_told_to_t
             await here.layer.sessions.unsubscribe("nobody", ONE)
 
 
-async def test_f80_what_the_servers_own_handler_refuses_is_not_subscribed(here, client):
-    with anyio.fail_after(5):
-        assert (
-            "not that one"
-            == (await ask(client, here, "resources/subscribe", {"uri": "test://refused"}))["error"]["message"]
-        )
-    assert [] == await here.layer.sessions.subscriptions(client.session_id)
+async def test_f80_what_the_servers_own_handler_refuses_is_not_subscribed(database_url):
+    async with replica(database_url, make=make_refusing_server) as here:
+        with anyio.fail_after(5):
+            client = await Client().initialize(here)
+            answer = await ask(client, here, "resources/subscribe", {"uri": ONE})
+        assert "not that one" == answer["error"]["message"]
+        assert [] == await here.layer.sessions.subscriptions(client.session_id)
 
 
 @pytest.mark.parametrize("uri", ["test://" + "x" * 1500, "test://\x00"])
@@ -138,7 +126,7 @@ async def test_f80_the_server_itself_subscribes_a_session(here, there, client):
 
 
 async def test_f80_the_server_has_the_same_limit(database_url):
-    async with replica(database_url, make=make_news_server, max_subscriptions_per_session=1) as here:
+    async with replica(database_url, max_subscriptions_per_session=1) as here:
         with anyio.fail_after(5):
             client = await Client().initialize(here)
             await here.layer.sessions.subscribe(client.session_id, ONE)
@@ -258,7 +246,7 @@ async def test_f80_subscriptions_are_read_once_and_again_after_a_gap_of_the_list
 
 
 async def test_f80_a_flood_about_other_resources_pushes_nothing_out(database_url, here):
-    async with replica(database_url, make=make_news_server, outbound_frames=3) as there:
+    async with replica(database_url, outbound_frames=3) as there:
         publish = here.layer.broadcaster.publish
         with anyio.fail_after(20):
             client = await Client().initialize(here)

@@ -10,7 +10,7 @@ import pytest
 
 from mcpsession import news_contracts
 from mcpsession.model import News
-from tests.sdk.newsroom import TOOLS, make_news_server, subscribe, updated
+from tests.sdk.newsroom import TOOLS, subscribe, updated
 from tests.sdk.replicas import Client, replica
 
 OWN, END = "notifications/tests/own", "notifications/tests/end"
@@ -80,7 +80,7 @@ async def test_streams_that_come_and_go_hear_all_that_is_for_them_in_each_publis
 ):
     monkeypatch.setattr(news_contracts, "PAGE_MAILS", 3)
     random = Random(seed)
-    settings = {"make": make_news_server, "outbound_frames": 4}
+    settings = {"outbound_frames": 4}
     async with replica(database_url, **settings) as here, replica(database_url, **settings) as there:
         replicas = [here, there]
         with anyio.fail_after(60):

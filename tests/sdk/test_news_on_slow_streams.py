@@ -16,7 +16,7 @@ from tests.sdk.newsroom import (
     END,
     TOOLS,
     heard,
-    make_news_server,
+    messages_of,
     news_of,
     numbered,
     said,
@@ -29,26 +29,6 @@ from tests.sdk.replicas import Client, replica
 ONE, TWO = "test://1", "test://2"
 
 
-@pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
-
-
-def position_of(event_id):
-    return wire.parse_cursor(event_id).position
-
-
-def messages_of(stream):
-    return [frame for frame in stream.frames if frame.message]
-
-
 # What lags behind
 
 
@@ -57,7 +37,7 @@ async def test_a_stream_that_could_not_keep_up_hears_the_last_state_and_all_that
     database_url, here, settings
 ):
     publish = here.layer.broadcaster.publish
-    async with replica(database_url, make=make_news_server, **settings) as there:
+    async with replica(database_url, **settings) as there:
         with anyio.fail_after(20):
             client = await Client().initialize(here)
             await subscribe(client, here, ONE)
@@ -80,7 +60,7 @@ async def test_a_stream_that_could_not_keep_up_hears_the_last_state_and_all_that
 
 
 async def test_one_piece_of_news_may_be_larger_than_the_queue(database_url, here):
-    async with replica(database_url, make=make_news_server, outbound_bytes=100) as there:
+    async with replica(database_url, outbound_bytes=100) as there:
         with anyio.fail_after(10):
             client = await Client().initialize(here)
             big = News("notifications/x/big", {"text": "x" * 1000})
@@ -91,7 +71,7 @@ async def test_one_piece_of_news_may_be_larger_than_the_queue(database_url, here
 
 
 async def test_a_stream_waits_while_the_store_is_away_and_loses_nothing(database_url, here):
-    async with replica(database_url, make=make_news_server, poll=0.05) as there:
+    async with replica(database_url, poll=0.05) as there:
         publish = here.layer.broadcaster.publish
         with anyio.fail_after(10):
             client = await Client().initialize(here)
@@ -158,7 +138,7 @@ async def test_f82_news_that_cannot_be_told_are_passed_over(here, there, client,
 
 
 async def test_the_place_of_a_stream_that_has_nothing_to_tell_does_not_grow_too_old(database_url, here):
-    async with replica(database_url, make=make_news_server, keep_alive=0.05, mail_ttl=2.0, beat=0.2) as there:
+    async with replica(database_url, keep_alive=0.05, mail_ttl=2.0, beat=0.2) as there:
         with anyio.fail_after(20):
             client = await Client().initialize(there)
             async with standing(client, there) as stream:
@@ -176,7 +156,7 @@ async def test_the_place_of_a_stream_that_has_nothing_to_tell_does_not_grow_too_
 
 
 async def test_a_client_that_knows_no_frames_without_data_gets_none(database_url):
-    async with replica(database_url, make=make_news_server, keep_alive=0.05, mail_ttl=2.0, beat=0.1) as here:
+    async with replica(database_url, keep_alive=0.05, mail_ttl=2.0, beat=0.1) as here:
         with anyio.fail_after(20):
             client = await Client("2025-06-18").initialize(here)
             async with standing(client, here) as stream:

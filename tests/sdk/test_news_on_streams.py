@@ -15,7 +15,7 @@ from tests.sdk.newsroom import (
     RESOURCES,
     TOOLS,
     heard,
-    make_news_server,
+    messages_of,
     news_of,
     numbered,
     standing,
@@ -24,29 +24,9 @@ from tests.sdk.newsroom import (
     up_to_end,
     updated,
 )
-from tests.sdk.replicas import Client, replica
+from tests.sdk.replicas import Client
 
 ONE, TWO = "test://1", "test://2"
-
-
-@pytest.fixture
-async def here(database_url):
-    async with replica(database_url, make=make_news_server) as one:
-        yield one
-
-
-@pytest.fixture
-async def there(database_url, here):
-    async with replica(database_url, make=make_news_server) as two:
-        yield two
-
-
-def position_of(event_id):
-    return wire.parse_cursor(event_id).position
-
-
-def messages_of(stream):
-    return [frame for frame in stream.frames if frame.message]
 
 
 # What is on the wire
