@@ -43,7 +43,7 @@ PAST = """m.namespace = $1 AND m.recipient IS NULL
 # However much is unread, a page and as many transactions more are looked at as there can be connections (Postgres stops
 # there, since 15). One past them cannot belong into the page: those with lower numbers that posted after it were all
 # running when it began.
-PAGED = """, numbered AS (
+PAGED = f""", numbered AS (
     SELECT id, xid, size, dense_rank() OVER (ORDER BY xid) AS place FROM unread
 ), ended AS (
     SELECT id, xid, size, max(id) OVER (PARTITION BY xid) AS last_id
@@ -62,6 +62,7 @@ SELECT pg_current_snapshot()::text AS snapshot, extract(epoch FROM now())::text 
         WHERE NOT fits AND xid < greatest(
             pg_snapshot_xmax($2::text::pg_snapshot), (SELECT xid FROM counted WHERE fits ORDER BY xid DESC LIMIT 1))
     ) AS skipped,
+    (SELECT m.xid FROM mcpsession.mail m WHERE {PAST} ORDER BY m.xid DESC LIMIT 1) AS last_xid,
     extract(epoch FROM m.created_at)::float8 AS posted_at,
     m.id, m.xid, m.sender, m.kind, m.session_id, m.incarnation, m.topic, m.body
 FROM (SELECT $2::text::pg_snapshot AS snapshot) AS seen
@@ -111,7 +112,7 @@ def advanced(seen: Snapshot, current: Snapshot, read: Sequence[int], skipped: Se
     `skipped`: those that have mail past the page, though their numbers are below that of `seen` or of one in the page.
     There are not many: they were all running at one time.
     """
-    xmax = max(seen.xmax, max(read) + 1)
+    xmax = max([seen.xmax, *(xid + 1 for xid in read)])
     while not _can_be(xmax):
         xmax += 1
     # Of the others below xmax, each one was seen, was read, has no mail for this reader, or is running.
@@ -129,11 +130,15 @@ def page_of(rows: Sequence[Record], old: tuple[str, float]) -> NewsPage | None:
         return None
     first, last = rows[0], rows[-1]
     mails = [_mail(row) for row in rows if row["id"] is not None]
-    if not first["more"]:
-        return NewsPage(mails, f"{first['snapshot']}@{first['taken_at']}", False)
     seen, taken_at = old
+    current = parse_snapshot(first["snapshot"])
+    if not first["more"]:
+        # Not all that `current` sees: a crash of the server takes back transactions that did not wait for the disk, and
+        # gives their numbers again, to mail perhaps. What is up to some mail's number is on the disk with that mail.
+        read = [] if first["last_xid"] is None else [first["last_xid"]]
+        return NewsPage(mails, f"{advanced(parse_snapshot(seen), current, read, [])}@{first['taken_at']}", False)
     read = [mail.xid for mail in mails]
-    snapshot = advanced(parse_snapshot(seen), parse_snapshot(first["snapshot"]), read, first["skipped"])
+    snapshot = advanced(parse_snapshot(seen), current, read, first["skipped"])
     # What is left was posted after the last transaction of the page had begun, so it lasts longer.
     return NewsPage(mails, f"{snapshot}@{max(taken_at, last['posted_at']):.6f}", True)
 

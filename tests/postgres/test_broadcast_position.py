@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator
 import anyio
 import asyncpg
 import pytest
+from anyio import to_thread
 
 from mcpsession.model import Mail
 from mcpsession.postgres.backend import PostgresBackend
+from mcpsession.postgres.embedded import EmbeddedPostgres
 from mcpsession.postgres.positions import parse_position
 from tests.postgres.stores import living, open_session, running_backend
 
@@ -154,3 +156,31 @@ async def test_a_position_that_grows_old_in_silence_is_refreshed(backend: Postgr
     snapshot, taken_at = parse_position(await backend.mailbox.position()) or ("", 0.0)
     async with living(backend) as me, backend.registry() as registry:
         assert (await registry.beat(me, f"{snapshot}@{taken_at - 1900}")).news
+
+
+async def test_f71_numbers_that_a_crash_of_the_server_gives_again_hide_no_mail(own_postgres: EmbeddedPostgres) -> None:
+    """Touches and beats do not wait for the disk. A crash takes them back, and their numbers come again."""
+
+    async def broadcast(backend: PostgresBackend, *bodies: str) -> None:
+        for body in bodies:
+            await backend.mailbox.broadcast([Mail("news", "someone", body=body)])
+
+    async with running_backend(own_postgres.url) as backend:
+        start = await backend.mailbox.position()
+        await broadcast(backend, "before")
+        connection = await asyncpg.connect(own_postgres.url)
+        await connection.execute("CREATE TABLE touches (n int)")
+        await connection.execute("SET synchronous_commit = off")
+        for n in range(30):
+            await connection.execute("INSERT INTO touches VALUES ($1)", n)
+        page = await backend.mailbox.news(start)
+        assert page is not None
+        assert ["before"] == [mail.body for mail in page.mails]
+        await to_thread.run_sync(own_postgres.kill)
+    await to_thread.run_sync(own_postgres.start)
+    bodies = [str(n) for n in range(60)]
+    async with running_backend(own_postgres.url) as backend:
+        await broadcast(backend, *bodies)
+        after = await backend.mailbox.news(page.position)
+    assert after is not None
+    assert bodies == [mail.body for mail in after.mails]
