@@ -50,6 +50,11 @@ def shown(value: object) -> object:
     return Hidden(f"<{type(value).__name__}>")
 
 
+def kind_of(value: object) -> str:
+    """What something is, where the thing itself is never shown."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
 # Each by itself
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mcpsession.errors import NewsError
@@ -35,6 +35,11 @@ _DEEPEST = 200
 def resource_updated(uri: str, title: str | None = None) -> News:
     """A resource has changed: for those who subscribed to it."""
     return News(RESOURCE_UPDATED, {"uri": uri} if title is None else {"uri": uri, "title": title})
+
+
+def everything_changed(uris: Iterable[str]) -> list[News]:
+    """What someone is told that may have missed news, and has subscribed to these resources."""
+    return [*EVERYTHING_CHANGED, *map(resource_updated, uris)]
 
 
 def log_message(level: str, data: Any, name: str | None = None) -> News:
@@ -125,12 +130,6 @@ def as_json(value: Mapping[str, Any], max_bytes: int) -> str:
     if fault := _fault_of(value, text):
         raise NewsError(fault)
     return text
-
-
-def frame(news: News) -> bytes:
-    """The JSON-RPC notification as it goes over the wire, with params in any case."""
-    message = {"jsonrpc": "2.0", "method": news.method, "params": dict(news.params)}
-    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def decode(mail: Mail) -> News | None:

@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 from mcpsession.model import ControlMessage, Mail, NewsPage, ReplicaId, SessionId
 
 PAGE_MAILS, PAGE_BYTES = 1000, 4 * 1024 * 1024
-"""A page of the broadcast mail ends with the transaction that brings it to so many mails or bytes."""
+"""A page of the broadcast mail ends with the transaction that brings it to so many mails or bytes; one of the control
+log with the message that brings it to so many bytes."""
 
 
 class Reach(NamedTuple):

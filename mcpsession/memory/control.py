@@ -5,14 +5,12 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 
+from mcpsession import news_contracts
 from mcpsession.memory.rows import ControlRow
 from mcpsession.memory.tables import Tables, check_texts
 from mcpsession.model import ControlMessage, Mail, ReplicaId
 from mcpsession.news_contracts import ControlPage, ControlPlace
 from mcpsession.settings import Settings
-
-# A page ends with the message that fills it.
-PAGE_BYTES = 4 * 1024 * 1024
 
 
 class MemoryControl:
@@ -40,7 +38,7 @@ class MemoryControl:
             if place.version > head or not self._is_ours(place):
                 return None
             found: list[ControlMessage] = []
-            room = PAGE_BYTES
+            room = news_contracts.PAGE_BYTES
             for row in rows[bisect_right(rows, place.version, key=_version) :]:
                 if len(found) == limit or room <= 0:
                     last = found[-1].version

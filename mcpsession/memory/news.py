@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from mcpsession.allowed import kind_of
 from mcpsession.errors import ConfigurationError
 from mcpsession.memory.mail import page_of, unread
 from mcpsession.memory.rows import MailRow
@@ -26,7 +27,7 @@ class MemoryNewsLog:
     ) -> Reach | None:
         if connection is not None:
             raise ConfigurationError(
-                "conn", _kind(connection), "memory:// has no transactions to publish in; leave it out"
+                "conn", kind_of(connection), "memory:// has no transactions to publish in; leave it out"
             )
         check_texts(mail.session_id, mail.topic, mail.body, uri, newest_of)
         with self._tables.lock:
@@ -78,7 +79,3 @@ def _newest(rows: Iterable[MailRow]) -> list[MailRow]:
         kept.pop(key, None)
         kept[key] = row
     return list(kept.values())
-
-
-def _kind(connection: object) -> str:
-    return f"{type(connection).__module__}.{type(connection).__qualname__}"

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from mcpsession.allowed import kind_of
 from mcpsession.errors import ConfigurationError, MCPSessionError, StoreError
 from mcpsession.postgres.address import DRIVER_ERRORS, translate
 from mcpsession.postgres.pool import Connection
@@ -29,9 +30,9 @@ async def borrowed(connection: object) -> Connection:
     kinds = (alchemy.AsyncConnection, alchemy.AsyncSession, alchemy.async_scoped_session) if alchemy else ()
     driver = await _behind(connection) if isinstance(connection, kinds) else connection
     if not isinstance(driver, (asyncpg.Connection, PoolConnectionProxy)):
-        raise ConfigurationError("conn", _kind(connection), _ALLOWED)
+        raise ConfigurationError("conn", kind_of(connection), _ALLOWED)
     if _is_closed(driver):
-        raise ConfigurationError("conn", f"closed {_kind(connection)}", _ALLOWED)
+        raise ConfigurationError("conn", f"closed {kind_of(connection)}", _ALLOWED)
     return driver
 
 
@@ -40,7 +41,7 @@ def refused_by(connection: Connection, error: Exception) -> MCPSessionError | No
     if getattr(error, "sqlstate", None) == "25006":
         return StoreError("the transaction of conn is read-only; publish in one that may write", "25006")
     if isinstance(error, asyncpg.InterfaceError) and not _is_closed(connection):
-        return ConfigurationError("conn", f"busy {_kind(connection)}", "one connection does one thing at a time")
+        return ConfigurationError("conn", f"busy {kind_of(connection)}", "one connection does one thing at a time")
     return None
 
 
@@ -64,7 +65,7 @@ async def _behind(connection: Any) -> object:
         raise translate(error, _WHERE) from error
     except SQLAlchemyError as error:
         # Closed, bound to nothing, or in a transaction that failed.
-        refused = f"{_kind(connection)} that refused ({type(error).__name__})"
+        refused = f"{kind_of(connection)} that refused ({type(error).__name__})"
         raise ConfigurationError("conn", refused, _ALLOWED) from error
     return driver
 
@@ -75,8 +76,3 @@ def _is_closed(connection: Connection) -> bool:
         return connection.is_closed()
     except asyncpg.InterfaceError:
         return True
-
-
-def _kind(connection: object) -> str:
-    # Never the thing itself: it may be a URL with a password.
-    return f"{type(connection).__module__}.{type(connection).__qualname__}"

@@ -6,6 +6,7 @@ thousands. Reading costs one statement over the primary key.
 
 from __future__ import annotations
 
+from mcpsession import news_contracts
 from mcpsession.model import ControlMessage, ReplicaId
 from mcpsession.news_contracts import ControlPage, ControlPlace
 from mcpsession.postgres.pool import Database
@@ -76,9 +77,6 @@ WHERE namespace = $1 AND method = $2 AND key = $3 AND expires_at = 'infinity'
 RETURNING version
 """
 
-# A page ends with the message that fills it.
-PAGE_BYTES = 4 * 1024 * 1024
-
 
 class PostgresControl:
     """ControlRows over two tables."""
@@ -100,7 +98,12 @@ class PostgresControl:
 
     async def read(self, place: ControlPlace, limit: int, *, newest: bool = False) -> ControlPage | None:
         rows = await self._database.fetch(
-            READ_NEWEST if newest else READ, self._namespace, place.version, place.mark, limit, PAGE_BYTES
+            READ_NEWEST if newest else READ,
+            self._namespace,
+            place.version,
+            place.mark,
+            limit,
+            news_contracts.PAGE_BYTES,
         )
         if not rows:
             return None

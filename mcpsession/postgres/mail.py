@@ -9,7 +9,7 @@ from asyncpg import Record
 from mcpsession import news_contracts
 from mcpsession.model import Mail, NewsPage, ReplicaId
 from mcpsession.postgres.pool import Database
-from mcpsession.postgres.positions import PAGED, PAST, TRUSTED, page_of, parse_position
+from mcpsession.postgres.positions import PAST, TRUSTED, page_of, paged, parse_position
 from mcpsession.settings import Settings
 
 SEND = """
@@ -44,12 +44,7 @@ POSITION = """
 SELECT pg_current_snapshot()::text || '@' || extract(epoch FROM now())::text AS position
 """
 
-NEWS = f"""
-WITH unread AS (
-    SELECT m.id, m.xid, octet_length(m.body) AS size
-    FROM mcpsession.mail m
-    WHERE {PAST}
-){PAGED}"""
+NEWS = paged(PAST)
 
 
 class PostgresMailbox:

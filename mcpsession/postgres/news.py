@@ -13,7 +13,7 @@ from mcpsession.postgres.address import DRIVER_ERRORS
 from mcpsession.postgres.borrowed import borrowed, refused_by
 from mcpsession.postgres.listener import channel
 from mcpsession.postgres.pool import Database
-from mcpsession.postgres.positions import PAGED, PAST, TRUSTED, page_of, parse_position
+from mcpsession.postgres.positions import PAGED, PAST, TRUSTED, page_of, paged, parse_position
 from mcpsession.settings import Settings
 
 # $9: within the caller's transaction the bell hangs on its commit; else the replica rings, beside all transactions.
@@ -49,12 +49,7 @@ _FOUND = f"""m.kind = 'news' AND {PAST}
             SELECT FROM mcpsession.subscriptions u
             WHERE u.namespace = $1 AND u.session_id = $7 AND u.uri = m.uri))"""
 
-MISSED = f"""
-WITH unread AS (
-    SELECT m.id, m.xid, octet_length(m.body) AS size
-    FROM mcpsession.mail m
-    WHERE {_FOUND}
-){PAGED}"""
+MISSED = paged(_FOUND)
 
 # Which is the newest of its kind is known only at the end of all that is unread.
 NEWEST = f"""

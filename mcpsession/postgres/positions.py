@@ -73,6 +73,16 @@ ORDER BY max(m.id) OVER (PARTITION BY m.xid), m.id
 """
 
 
+def paged(which: str) -> str:
+    """The statement that reads the first page of the mails `m` of which this is true."""
+    return f"""
+WITH unread AS (
+    SELECT m.id, m.xid, octet_length(m.body) AS size
+    FROM mcpsession.mail m
+    WHERE {which}
+){PAGED}"""
+
+
 class Snapshot(NamedTuple):
     """Which transactions a reader has seen: those below `xmax` that are not among `running`."""
 
@@ -131,16 +141,18 @@ def page_of(rows: Sequence[Record], old: tuple[str, float]) -> NewsPage | None:
     first, last = rows[0], rows[-1]
     mails = [_mail(row) for row in rows if row["id"] is not None]
     seen, taken_at = old
-    current = parse_snapshot(first["snapshot"])
-    if not first["more"]:
-        # Not all that `current` sees: a crash of the server takes back transactions that did not wait for the disk, and
-        # gives their numbers again, to mail perhaps. What is up to some mail's number is on the disk with that mail.
+    if first["more"]:
+        read = [mail.xid for mail in mails]
+        # What is left was posted after the last transaction of the page had begun, so it lasts longer.
+        time = f"{max(taken_at, last['posted_at']):.6f}"
+    else:
+        # Not all that the present snapshot sees: a crash of the server takes back transactions that did not wait for
+        # the disk, and gives their numbers again, to mail perhaps. What is up to some mail's number is on the disk with
+        # that mail.
         read = [] if first["last_xid"] is None else [first["last_xid"]]
-        return NewsPage(mails, f"{advanced(parse_snapshot(seen), current, read, [])}@{first['taken_at']}", False)
-    read = [mail.xid for mail in mails]
-    snapshot = advanced(parse_snapshot(seen), current, read, first["skipped"])
-    # What is left was posted after the last transaction of the page had begun, so it lasts longer.
-    return NewsPage(mails, f"{snapshot}@{max(taken_at, last['posted_at']):.6f}", True)
+        time = first["taken_at"]
+    snapshot = advanced(parse_snapshot(seen), parse_snapshot(first["snapshot"]), read, first["skipped"])
+    return NewsPage(mails, f"{snapshot}@{time}", first["more"])
 
 
 def _mail(row: Record) -> Mail:

@@ -140,14 +140,7 @@ async def _take_back(outlet: Outlet, opts: CallOptions, request_id: str, reason:
         params = {"requestId": request_id, "reason": reason}
         # A stream that takes no more takes this neither, and whoever gave the question up is to hear of that.
         with suppress(LimitExceededError):
-            await outlet.emit(notification("notifications/cancelled", params))
-
-
-def notification(method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
-    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
-    if params is not None:
-        message["params"] = dict(params)
-    return message
+            await outlet.emit(wire.notification("notifications/cancelled", params))
 
 
 class _Speaker:
@@ -213,7 +206,7 @@ class RequestContext(_Speaker):
             return
         # The look at the level may have taken a while.
         if not self._closed:
-            await self._outlet.emit(notification(method, params))
+            await self._outlet.emit(wire.notification(method, params))
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         if self._progress_token is None:
@@ -279,4 +272,4 @@ class StandaloneOutlet(_Speaker):
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
         del opts
         if await self._passes(method, params):
-            await self.emit(notification(method, params))
+            await self.emit(wire.notification(method, params))

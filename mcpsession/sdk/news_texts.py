@@ -20,7 +20,7 @@ def notification_text(news: News) -> str:
 
     Raises UnstorableTextError for text that is not Unicode (lone surrogates).
     """
-    return wire.dump({"jsonrpc": "2.0", "method": news.method, "params": dict(news.params)})
+    return wire.dump(wire.notification(news.method, news.params))
 
 
 class NewsTexts:

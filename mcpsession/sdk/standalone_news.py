@@ -21,12 +21,11 @@ import anyio
 from mcpsession.errors import StoreError, StoreUnavailableError
 from mcpsession.model import Heard, Mail, News, NewsPage, has_seen
 from mcpsession.news import (
-    EVERYTHING_CHANGED,
     LOG_MESSAGE,
     RESOURCE_UPDATED,
     decode,
+    everything_changed,
     is_for_clients,
-    resource_updated,
     uri_of,
 )
 from mcpsession.records import Session
@@ -194,8 +193,7 @@ class StandaloneNews:
         position = await self._patiently(self._parts.mailbox.position)
         uris = await self._patiently(lambda: self._parts.subscriptions.uris(self._session.id))
         logger.info("the news of a standalone stream was lost: its client is told that everything changed")
-        changed = [*EVERYTHING_CHANGED, *map(resource_updated, uris)]
-        return [notification_text(news) for news in changed], position, False
+        return [notification_text(news) for news in everything_changed(uris)], position, False
 
     async def _page(self) -> NewsPage | None:
         try:

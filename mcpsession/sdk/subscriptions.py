@@ -17,7 +17,7 @@ from mcp.shared.subscriptions import (
 
 from mcpsession.broadcaster import Broadcaster
 from mcpsession.model import Heard, News
-from mcpsession.news import EVERYTHING_CHANGED, PROMPTS_CHANGED, RESOURCES_CHANGED, TOOLS_CHANGED, resource_updated
+from mcpsession.news import PROMPTS_CHANGED, RESOURCES_CHANGED, TOOLS_CHANGED, everything_changed, resource_updated
 
 _NEWS: dict[type[ServerEvent], News] = {
     ToolsListChanged: TOOLS_CHANGED,
@@ -44,7 +44,7 @@ class Subscriptions:
 
         def hear(heard: Heard | None) -> None:
             if heard is None:
-                told = [*EVERYTHING_CHANGED, *map(resource_updated, _resources_of(listener))]
+                told = everything_changed(_resources_of(listener))
             else:
                 # A listen stream belongs to no session, and has no topics.
                 told = [heard.news] if heard.session_id is None and heard.topic is None else []

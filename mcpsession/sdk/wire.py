@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -162,6 +162,13 @@ def is_id(value: object) -> bool:
     if isinstance(value, str):
         return len(value) <= _LONGEST_ID
     return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _LONGEST_ID
+
+
+def notification(method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method}
+    if params is not None:
+        message["params"] = dict(params)
+    return message
 
 
 def error_message(request_id: object, code: int, message: str, data: object = None) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import pytest
 
 from mcpsession.errors import NewsError
 from mcpsession.model import Gap, Mail, News
-from mcpsession.news import checked, decode, frame, log_message, newest_of, resource_updated
+from mcpsession.news import checked, decode, log_message, newest_of, resource_updated
+from mcpsession.sdk.news_texts import notification_text
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,7 @@ from mcpsession.news import checked, decode, frame, log_message, newest_of, reso
     ],
 )
 async def test_f65_the_frame_is_json_rpc_and_has_params_always(news, expected):
-    assert expected == frame(news)
+    assert expected == notification_text(news).encode()
 
 
 @pytest.mark.parametrize("params", [None, {}, {"a": [1, {"b": None}], "ä": "\U0001f600"}])
