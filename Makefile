@@ -1,6 +1,6 @@
 # Everything here needs Python 3.11 or newer with its venv module, and make: no Docker, no Postgres.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check conformance bench clean
+.PHONY: help demo serve test check conformance bench streams chaos clean
 
 PYTHON := .venv/bin/python
 # Written last, so that an interrupted installation is not taken for a finished one.
@@ -32,6 +32,12 @@ conformance: $(INSTALLED) ## run the public conformance suite against three repl
 
 bench: $(INSTALLED) ## measure tool calls per second beside the stock SDK
 	@$(PYTHON) -m benchmarks $(ARGS)
+
+streams: $(INSTALLED) ## measure 10,000 open standalone streams over three replicas
+	@$(PYTHON) -m benchmarks --only streams $(ARGS)
+
+chaos: $(INSTALLED) ## break a cluster for SECONDS_LONG (300), as SEED decides, and judge what its clients saw
+	@$(PYTHON) -m tests.chaos --seconds $(or $(SECONDS_LONG),300) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## remove .venv and all that was built or cached
 	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance

@@ -1,5 +1,5 @@
-"""Measure tool calls beside the stock SDK, the session store beside bare asyncpg, and news beside a bare pg_notify:
-`python -m benchmarks`."""
+"""Measure tool calls beside the stock SDK, the session store beside bare asyncpg, news beside a bare pg_notify, and how
+long a client waits that turns to another replica: `python -m benchmarks`."""
 
 import argparse
 import json
@@ -16,7 +16,12 @@ from rich.live import Live
 from rich.text import Text
 
 from benchmarks import machine
+from benchmarks.client import WrongAnswerError
+from benchmarks.compression import CompressionLoad, measure_compression
+from benchmarks.compression_report import CompressionResult, show_compression
 from benchmarks.database import Database, fresh_database
+from benchmarks.failover import FailoverLoad, measure_failover
+from benchmarks.failover_report import FailoverResult, show_failover
 from benchmarks.load import Sample
 from benchmarks.news import NewsLoad, measure_news
 from benchmarks.news_ears import NewsLostError
@@ -27,6 +32,8 @@ from benchmarks.store import StoreLoad, measure_store
 from benchmarks.store_check import StatementsDifferError
 from benchmarks.store_layer import WrongResultError
 from benchmarks.store_report import StoreResult, show_store
+from benchmarks.streams import StreamsLoad, measure_streams
+from benchmarks.streams_report import StreamsResult, show_streams
 from examples.cluster import ProcessFailedError
 from mcpsession.errors import MCPSessionError
 
@@ -35,6 +42,7 @@ EXPECTED = (
     NewsLostError,
     ProcessFailedError,
     StatementsDifferError,
+    WrongAnswerError,
     WrongResultError,
     MCPSessionError,
     OSError,
@@ -51,10 +59,20 @@ class Report:
     calls: Result | None = None
     store: StoreResult | None = None
     news: NewsResult | None = None
+    failover: FailoverResult | None = None
+    compression: CompressionResult | None = None
+    streams: StreamsResult | None = None
     done: bool = False
 
     def as_json(self) -> dict[str, Any]:
-        parts = {"calls": self.calls, "store": self.store, "news": self.news}
+        parts = {
+            "calls": self.calls,
+            "store": self.store,
+            "news": self.news,
+            "failover": self.failover,
+            "compression": self.compression,
+            "streams": self.streams,
+        }
         return {"machine": self.machine, **{name: part.as_json() for name, part in parts.items() if part is not None}}
 
 
@@ -81,10 +99,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=["calls", "store", "news"], help="one of the tables (default: all)")
+    parser.add_argument(
+        "--only",
+        choices=["calls", "store", "news", "failover", "compression", "streams"],
+        help="one of the tables (default: all but compression, which answered a question of design, and streams, "
+        "which take minutes)",
+    )
     parser.add_argument("--rounds", type=_count, help="times that each side is measured (default: 5)")
     parser.add_argument(
-        "--seconds", type=float, help="measured seconds of each turn (default: 4 of calls, 1 of the store, 2 of news)"
+        "--seconds",
+        type=float,
+        help="measured seconds of each turn (default: 4 of calls, 1 of the store, 2 of news, …)",
     )
     parser.add_argument("--sessions", type=_count, default=8, help="concurrent sessions (default: %(default)s)")
     parser.add_argument(
@@ -95,6 +120,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--stored", type=_count, default=10_000, help="sessions in the store, also 100000 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--streams", type=_count, help="open streams (default: 10000; each is a file of the process that has it)"
     )
     parser.add_argument("--reaped", type=_count, help="expired sessions of one turn of reaping (default: 50000)")
     parser.add_argument("--quick", action="store_true", help="two short rounds of everything: does it work?")
@@ -110,6 +138,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (2 if options.quick else 5)
     options.reaped = options.reaped or (3_000 if options.quick else 50_000)
+    options.streams = options.streams or (300 if options.quick else 10_000)
     return options
 
 
@@ -147,6 +176,15 @@ async def _measure(options: argparse.Namespace, report: Report) -> None:
         if options.only in (None, "news"):
             report.news = await _measure_news(options, database)
             show_news(report.news, console)
+        if options.only in (None, "failover"):
+            report.failover = await _measure_failover(options, database)
+            show_failover(report.failover, console)
+        if options.only == "compression":
+            report.compression = await _measure_compression(options, database)
+            show_compression(report.compression, console)
+        if options.only == "streams":
+            report.streams = await _measure_streams(options, database)
+            show_streams(report.streams, console)
 
 
 async def _measure_calls(options: argparse.Namespace, database: Database) -> Result:
@@ -171,6 +209,32 @@ async def _measure_news(options: argparse.Namespace, database: Database) -> News
     load = NewsLoad(times, seconds, idle, options.rounds, same=options.same)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         return await measure_news(database.url, load, lambda text: live.update(Text(text, "dim"), refresh=True))
+
+
+async def _measure_failover(options: argparse.Namespace, database: Database) -> FailoverResult:
+    # One round of faults takes about 7 s: 3 s until a death is recorded, and what a process needs to start.
+    rounds = options.rounds
+    load = (
+        FailoverLoad(rounds, 10, 10, 5, rounds, 20)
+        if options.quick
+        else FailoverLoad(rounds, 40, 40, 20, 2 * rounds, 20)
+    )
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        return await measure_failover(database.url, load, lambda text: live.update(Text(text, "dim"), refresh=True))
+
+
+async def _measure_compression(options: argparse.Namespace, database: Database) -> CompressionResult:
+    load = CompressionLoad(options.rounds, options.seconds or (0.05 if options.quick else 0.3))
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        return await measure_compression(database.url, load, lambda text: live.update(Text(text, "dim"), refresh=True))
+
+
+async def _measure_streams(options: argparse.Namespace, database: Database) -> StreamsResult:
+    load = StreamsLoad(options.streams, options.seconds or 30.0, times=3)
+    if options.quick:
+        load = StreamsLoad(options.streams, options.seconds or 1.0, times=1, settled=0.0)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        return await measure_streams(database, load, lambda text: live.update(Text(text, "dim"), refresh=True))
 
 
 async def _take_turns(sides: Sequence[Side], load: Load, rounds: int) -> Result:

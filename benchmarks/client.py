@@ -66,6 +66,11 @@ class ClientSession:
         if not result or result["content"][0]["text"] != text or result.get("isError"):
             raise WrongAnswerError(f"echo of {text!r}", answer)
 
+    async def renew(self) -> None:
+        """Begin another session on the same connection; the one before is left to expire."""
+        self._common = self._headers("")
+        await self._initialize()
+
     async def close(self) -> None:
         """End the session and the connection."""
         answer = await self._send(b"DELETE", b"")

@@ -27,6 +27,7 @@ from mcpsession.postgres.reaping import (
     EXPIRED_STREAMS,
 )
 from mcpsession.postgres.removal import LOCK_SESSIONS, LOCK_STREAMS, REMOVE
+from mcpsession.postgres.requests import SWEEP
 from mcpsession.postgres.sessions import END, LOAD_STATE, SAVE_STATE, TOUCH
 from mcpsession.settings import Settings
 
@@ -148,6 +149,7 @@ class Raw:
     async def reap(self, number: int) -> None:
         pool, batch = self.pool, self._settings.reap_batch
         await pool.fetch(ORPHANS, self.namespace, batch)
+        await pool.fetch(SWEEP, self.namespace, batch)
         await pool.fetch(UNFINISHED, self.namespace, self._replica)
         reaped, last = 0, batch
         while last == batch:

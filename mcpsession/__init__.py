@@ -3,6 +3,7 @@
 from mcpsession.errors import (
     BroadcasterClosedError,
     ConfigurationError,
+    DuplicateRequestError,
     LayerClosedError,
     LimitExceededError,
     MCPSessionError,
@@ -15,16 +16,20 @@ from mcpsession.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from mcpsession.event_records import EventGap, LoggedEvent
 from mcpsession.layer import SessionLayer
 from mcpsession.model import Gap, Heard, News, NoStream, Published
 from mcpsession.policies import Expired, Idle, Matching, Orphaned
 from mcpsession.records import Filter, Session
-from mcpsession.sdk.current import current_session
+from mcpsession.sdk.current import current_request, current_session
 from mcpsession.subscription import Subscription
 
 __all__ = [
     "BroadcasterClosedError",
     "ConfigurationError",
+    "DuplicateRequestError",
+    "EventError",
+    "EventGap",
     "Expired",
     "Filter",
     "Gap",
@@ -32,6 +37,7 @@ __all__ = [
     "Idle",
     "LayerClosedError",
     "LimitExceededError",
+    "LoggedEvent",
     "MCPSessionError",
     "Matching",
     "News",
@@ -49,5 +55,6 @@ __all__ = [
     "StoreError",
     "StoreUnavailableError",
     "Subscription",
+    "current_request",
     "current_session",
 ]

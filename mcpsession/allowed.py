@@ -127,6 +127,9 @@ ALLOWED: Mapping[str, _Allowed] = {
     "max_metadata_depth": _whole(1, 100),
     "max_stream_events": _whole(),
     "max_stream_bytes": _whole(),
+    "max_events": _whole(),
+    "max_replay_bytes": _whole(),
+    "max_event_bytes": _whole(2, _MOST_JSON),
     "max_streams_per_session": _whole(),
     "max_subscriptions_per_session": _whole(),
     "touch_flush": _ABOVE_0,
@@ -165,6 +168,9 @@ ALLOWED: Mapping[str, _Allowed] = {
     "debounce": _FROM_0,
     "debounce_max": _FROM_0,
     "control_ttl": _ABOVE_0,
+    "request_timeout": _ABOVE_0,
+    "call_timeout": _ABOVE_0,
+    "answer_timeout": _ABOVE_0,
     "stream_wait": _FROM_0,
 }
 

@@ -217,6 +217,10 @@ class Broadcaster(Announcements):
         finally:
             self._subscribers.end()
 
+    def end_subscriptions(self) -> None:
+        """End those there are; what waits in them can still be read. The end of a drain does it."""
+        self._subscribers.end()
+
     async def run(self) -> NoReturn:
         """Publish what waits for a pause, until cancelled."""
         await patiently(self._debouncer.run, name="publishing what waited for a pause")

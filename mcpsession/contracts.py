@@ -5,10 +5,11 @@ Every method may raise StoreUnavailableError (try again later) and StoreError (d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from mcpsession.event_contracts import RequestRows, SessionEvents
 from mcpsession.model import (
     Accepted,
     Batch,
@@ -117,6 +118,10 @@ class Holds(Protocol):
         """The living replica that holds the stream of a live session now; None if there is none."""
         ...
 
+    async def changed(self, held: Sequence[tuple[SessionId, int, int]]) -> Collection[SessionId]:
+        """Of streams held with an epoch and sent up to a number: those that have another epoch or number now."""
+        ...
+
 
 class Mailbox(Protocol):
     """Durable mail between replicas. To one: kept until deleted. To all: kept for its ttl, read by position."""
@@ -210,6 +215,10 @@ class Backend(Protocol):
     def subscriptions(self) -> ResourceSubscriptions: ...
     @property
     def log(self) -> EventLog: ...
+    @property
+    def events(self) -> SessionEvents: ...
+    @property
+    def requests(self) -> RequestRows: ...
     @property
     def holds(self) -> Holds: ...
     @property

@@ -227,6 +227,22 @@ class NotSubscribedError(MCPSessionError, LookupError):
         self.uri = uri
 
 
+class DuplicateRequestError(MCPSessionError, ValueError):
+    """A request with this id is under way in the session already."""
+
+    def __init__(self, request_id: int | str) -> None:
+        shown = f"{request_id!r:.80}"
+        super().__init__(f"a request with id {shown} is under way in this session; complete it first, or take another")
+        self.request_id = request_id
+
+
+class EventError(MCPSessionError, ValueError):
+    """Something that cannot be an event, or a cursor; nothing was stored."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"this cannot be logged or replayed: {what}")
+
+
 class LayerClosedError(MCPSessionError, RuntimeError):
     """The layer is not running."""
 

@@ -33,6 +33,9 @@ _STOP_DEADLINE = 5.0
 # A tool that blocks the event loop for some seconds kills nobody; one that blocks it for ever must not be taken for
 # a replica that serves.
 _WEDGED = 30.0
+# A beat that failed is sent anew after this part of a beat. After a whole one, a store that is away for a second at the
+# wrong moment would keep a sound replica silent for as long as makes one dead.
+_AGAIN = 1 / 4
 
 
 class Watch:
@@ -42,13 +45,19 @@ class Watch:
         self._dead_after = dead_after
         self._seen: dict[ReplicaId, tuple[int, float]] = {}
 
-    def look(self, others: dict[ReplicaId, int], now: float) -> list[tuple[ReplicaId, int]]:
-        """Take note of the counters, and name those that stood still for too long."""
+    def look(
+        self, others: dict[ReplicaId, int], now: float, *, asked: float | None = None
+    ) -> list[tuple[ReplicaId, int]]:
+        """Take note of the counters, and name those that stood still for too long when they were asked for.
+
+        `now` is when the answer came. What a store that stalls did to the answer it may have done to their beats.
+        """
+        until = now if asked is None else asked
         self._seen = {
             replica: seen if (seen := self._seen.get(replica)) and seen[0] == beats else (beats, now)
             for replica, beats in others.items()
         }
-        return [(replica, beats) for replica, (beats, since) in self._seen.items() if now - since >= self._dead_after]
+        return [(replica, beats) for replica, (beats, since) in self._seen.items() if until - since >= self._dead_after]
 
     def forget(self) -> None:
         """Start all over, after a lapse of one's own: while one did not look, nothing was seen to stand still."""
@@ -116,6 +125,7 @@ class Heartbeat:
                 started.set_result(None)
 
         def tell(call: Callable[[], None]) -> None:
+            # What is logged goes this way, too: a handler's lock is held for as long as another thread's line takes.
             # The loop may close while the thread still winds down; then nobody is left to tell.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(call)
@@ -130,7 +140,8 @@ class Heartbeat:
                         tell(partial(settle, error))
                         return
                     # The heart of a replica that serves must go on, whatever it stumbled over.
-                    logger.exception("the heart stopped; it starts again as the same replica")
+                    stopped = "the heart stopped; it starts again as the same replica"
+                    tell(partial(logger.error, stopped, exc_info=error))
                     time.sleep(self._settings.beat)
 
         thread = threading.Thread(target=work, name="mcpsession-heartbeat", daemon=True)
@@ -155,24 +166,30 @@ class Heartbeat:
                 await registry.join(Replica(self.replica_id, self._settings.label))
             await self._beat(registry, watch, tell)
             ready()
+            pause = self._settings.beat
             while True:
-                with anyio.move_on_after(self._settings.beat):
+                with anyio.move_on_after(pause):
                     await stop.wait()
                 if self._stopping:
                     break
                 tell(self._note_loop)
                 if time.monotonic() - self._loop_ran > _WEDGED:
-                    # Beats say that this replica serves. One whose event loop does nothing any more does not.
+                    # Beats say that this replica serves. One whose event loop does nothing any more does not. Said
+                    # right here: the loop would say it when it is no longer true.
                     logger.error("the event loop has not run for %.0f s: no more beats until it does", _WEDGED)
                     continue
+                failed, pause = pause < self._settings.beat, self._settings.beat
                 try:
                     await self._beat(registry, watch, tell)
                 except MCPSessionError as error:
                     watch.forget()
-                    logger.warning("no beat: %s; this replica pauses if it lasts", error)
-                except Exception:  # the boundary: a heart must not stop for one bad beat
+                    pause *= _AGAIN
+                    # Once in a row: it is tried several times a second.
+                    level = logging.DEBUG if failed else logging.WARNING
+                    tell(partial(logger.log, level, "no beat: %s; this replica pauses if it lasts", error))
+                except Exception as error:  # the boundary: a heart must not stop for one bad beat
                     watch.forget()
-                    logger.exception("a beat failed; this replica pauses if it lasts")
+                    tell(partial(logger.error, "a beat failed; this replica pauses if it lasts", exc_info=error))
             with anyio.move_on_after(1.0):
                 await registry.leave(self.replica_id)
 
@@ -192,9 +209,10 @@ class Heartbeat:
             self.on_pulse(pulse)
 
         tell(resume)
-        for replica, beats in watch.look(dict(pulse.others), time.monotonic()):
+        for replica, beats in watch.look(dict(pulse.others), time.monotonic(), asked=sent):
             if await registry.declare_dead(replica, beats):
-                logger.warning("replica %s has stood still for %.1f s: dead", replica, self._settings.dead_after)
+                stood = self._settings.dead_after
+                tell(partial(logger.warning, "replica %s has stood still for %.1f s: dead", replica, stood))
                 tell(self.on_death)
 
     async def _be_reborn(
@@ -203,7 +221,7 @@ class Heartbeat:
         # Fence first: from here to the event loop's cut, nothing may reach a socket.
         self._fenced = True
         old, new = self.replica_id, new_replica_id()
-        logger.warning("replica %s was declared dead while it lived; it goes on as %s", old, new)
+        tell(partial(logger.warning, "replica %s was declared dead while it lived; it goes on as %s", old, new))
         await registry.join(Replica(new, self._settings.label))
         watch.forget()
         self.replica_id = new

@@ -12,7 +12,7 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 import anyio
@@ -60,11 +60,13 @@ def _lose(parts: Sequence[Part], error: Exception | None) -> None:
 
 
 class _Standalone:
-    __slots__ = ("event", "session_id")
+    __slots__ = ("event", "over", "session_id")
 
     def __init__(self, session_id: SessionId, event: NewEvent) -> None:
         self.session_id = session_id
         self.event = event
+        self.over = anyio.Event()
+        """In the log, or refused, or given up."""
 
 
 class Journal:
@@ -77,6 +79,8 @@ class Journal:
         self._dirty: dict[StreamWriter, None] = {}
         self._open: dict[StreamId, StreamWriter] = {}
         self._standalone: deque[_Standalone] = deque()
+        self._told: dict[SessionId, _Standalone] = {}
+        """The last one of each session's; they are written in order."""
         self._bytes = 0
         self._busy_since: float | None = None
         self._wake = anyio.Event()
@@ -96,9 +100,19 @@ class Journal:
     def pending_bytes(self) -> int:
         return self._bytes
 
-    def open(self, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener) -> StreamWriter:
+    def open(
+        self, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener, method: str = ""
+    ) -> StreamWriter:
         """Enter a new request stream in the log, soon."""
-        writer = StreamWriter(self, session_id, request_ids, listener)
+        writer = StreamWriter(
+            self,
+            session_id,
+            request_ids,
+            listener,
+            method=method,
+            max_events=self._settings.max_events,
+            max_bytes=self._settings.max_replay_bytes,
+        )
         self._open[writer.stream_id] = writer
         self.note(writer, 0)
         return writer
@@ -112,9 +126,15 @@ class Journal:
 
     def append_standalone(self, session_id: SessionId, message: str, *, request_of: ReplicaId | None = None) -> None:
         """Add to a session's standalone stream, soon. In order; at least once."""
-        self._standalone.append(_Standalone(session_id, NewEvent(message, request_of)))
+        one = self._told[session_id] = _Standalone(session_id, NewEvent(message, request_of))
+        self._standalone.append(one)
         self._grow(len(message))
         self._urgent.set()
+
+    async def told(self, session_id: SessionId) -> None:
+        """Wait until what was added to a session's standalone stream so far is in the log."""
+        if last := self._told.get(session_id):
+            await last.over.wait()
 
     def note(self, writer: StreamWriter, size: int, *, urgent: bool = False) -> None:
         self._dirty[writer] = None
@@ -140,6 +160,7 @@ class Journal:
     def abandon(self) -> None:
         """Drop what is not written: this replica was declared dead, others finish its streams."""
         lost, self._dirty = list(self._dirty), {}
+        self._done_with(self._standalone)
         self._standalone.clear()
         for writer in lost:
             writer.lose(StreamLostError())
@@ -267,26 +288,36 @@ class Journal:
     async def _write_standalone(self) -> int:
         some = [self._standalone.popleft() for _ in range(min(_BATCH_STREAMS, len(self._standalone)))]
         pause = 0.05
-        while True:
-            try:
-                holders = await self._log.append_standalone([(one.session_id, one.event) for one in some])
-                break
-            except StoreError as error:
-                if not _is_culpable(error):
+        try:
+            while True:
+                try:
+                    holders = await self._log.append_standalone([(one.session_id, one.event) for one in some])
+                    break
+                except StoreError as error:
+                    if not _is_culpable(error):
+                        logger.warning("the journal waits %.1f s: %s", pause, error)
+                        await anyio.sleep(pause)
+                        pause = min(pause * 2, 1.0)
+                        continue
+                    if len(some) == 1:
+                        logger.error("a standalone message was refused by the store: %s", error)
+                        return len(some[0].event.message)
+                    # One at a time: the culprit is dropped, the others keep their order.
+                    self._standalone.extendleft(reversed(some[1:]))
+                    some = some[:1]
+                except StoreUnavailableError as error:
                     logger.warning("the journal waits %.1f s: %s", pause, error)
-                    await anyio.sleep(pause)
+                    await anyio.sleep(pause * random.uniform(0.5, 1.0))
                     pause = min(pause * 2, 1.0)
-                    continue
-                if len(some) == 1:
-                    logger.error("a standalone message was refused by the store: %s", error)
-                    return len(some[0].event.message)
-                # One at a time: the culprit is dropped, the others keep their order.
-                self._standalone.extendleft(reversed(some[1:]))
-                some = some[:1]
-            except StoreUnavailableError as error:
-                logger.warning("the journal waits %.1f s: %s", pause, error)
-                await anyio.sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, 1.0)
+        finally:
+            # Whatever became of them, nobody may wait for them for ever.
+            self._done_with(some)
         for session_id, holder in holders.items():
             self.on_standalone(session_id, holder)
         return sum(len(one.event.message) for one in some)
+
+    def _done_with(self, some: Iterable[_Standalone]) -> None:
+        for one in some:
+            one.over.set()
+            if self._told.get(one.session_id) is one:
+                del self._told[one.session_id]

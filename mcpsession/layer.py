@@ -14,7 +14,7 @@ import anyio
 import anyio.abc
 
 from mcpsession.backends import open_backend
-from mcpsession.contracts import Backend, EventLog
+from mcpsession.contracts import Backend
 from mcpsession.control import ControlLog
 from mcpsession.errors import (
     ConfigurationError,
@@ -22,12 +22,14 @@ from mcpsession.errors import (
     SchemaError,
     StoreUnavailableError,
 )
+from mcpsession.events import Events
 from mcpsession.expiry import ExpiryHandler
 from mcpsession.listening import ListenerCallback
 from mcpsession.model import SessionId
 from mcpsession.occupancy import Occupancy
 from mcpsession.presets import check_store, chosen
 from mcpsession.reaper import Reaper
+from mcpsession.requests import Requests
 from mcpsession.sdk.app import session_manager, streamable_http_app
 from mcpsession.sdk.drain import drain
 from mcpsession.sdk.health import Health, examine
@@ -56,7 +58,7 @@ class SessionLayer:
 
     `sessions`: all that one can do with a session. `reaper`: what removes them when they expire. `subscriptions`: the
     SDK's SubscriptionBus, across replicas. `broadcaster`: news for all. `control`: the application's own messages to
-    its replicas. `events`: the log of streams.
+    its replicas. `requests`: what is under way, and how to stop it. `events`: the application's own log.
     """
 
     def __init__(self, backend: Backend, settings: Settings, *, telemetry: Telemetry | None = None) -> None:
@@ -66,8 +68,9 @@ class SessionLayer:
         self._parts = wiring.parts
         self.sessions: Sessions = wiring.sessions
         self.reaper: Reaper = wiring.reaper
+        self.requests: Requests = wiring.requests
         self.control: ControlLog = wiring.control
-        self.events: EventLog = backend.log
+        self.events: Events = wiring.events
         self.broadcaster = wiring.parts.broadcaster
         self.subscriptions = Subscriptions(wiring.parts.broadcaster)
         self._occupancy = Occupancy(self._run)

@@ -66,6 +66,9 @@ class OpenedStream:
     """The ids of the requests it answers, each as JSON text (`1` and `"1"` differ)."""
     events: Sequence[NewEvent]
     finished: bool
+    method: str = ""
+    trimmed: int = 0
+    """Of these events, those up to this number are not kept: there are more than a stream holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,8 @@ class AppendedStream:
     base: int
     events: Sequence[NewEvent]
     finished: bool
+    trimmed: int = 0
+    """With this write the stream's events up to this number go; they are more than it holds."""
 
 
 @dataclass(frozen=True, slots=True)

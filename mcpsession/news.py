@@ -8,6 +8,7 @@ from typing import Any
 
 from mcpsession.errors import NewsError
 from mcpsession.model import Mail, News
+from mcpsession.texts import is_deeper
 
 TOOLS_CHANGED = News("notifications/tools/list_changed")
 PROMPTS_CHANGED = News("notifications/prompts/list_changed")
@@ -153,14 +154,6 @@ def _fault_of(value: object, text: str) -> str | None:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             return "it has a lone surrogate"
-    if text.count("[") + text.count("{") > _DEEPEST and _is_deeper(value, _DEEPEST):
+    if is_deeper(value, text, _DEEPEST):
         return f"it is nested more than {_DEEPEST} levels deep"
     return None
-
-
-def _is_deeper(value: object, levels: int) -> bool:
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        return False
-    return levels == 0 or any(_is_deeper(item, levels - 1) for item in value)

@@ -1,4 +1,4 @@
-"""Finishes what the dead left open: streams whose producer died, or forgot them."""
+"""Finishes what the dead left open: streams whose producer died, or forgot them, and requests that they tracked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from mcpsession.contracts import EventLog
 from mcpsession.errors import MCPSessionError
+from mcpsession.event_contracts import RequestRows
 from mcpsession.model import AppendedStream, Batch, NewEvent, ReplicaId, SessionId, StreamId, error_finals
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
@@ -28,8 +29,17 @@ def unknown_outcome(request_ids: Sequence[str]) -> list[str]:
 class Orphans:
     """Runs on every replica; whatever two of them want to finish is finished by one."""
 
-    def __init__(self, log: EventLog, settings: Settings, *, me: Callable[[], ReplicaId], telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        requests: RequestRows,
+        settings: Settings,
+        *,
+        me: Callable[[], ReplicaId],
+        telemetry: Telemetry,
+    ) -> None:
         self._log = log
+        self._requests = requests
         self._batch = settings.reap_batch
         self._me = me
         self._telemetry = telemetry
@@ -39,7 +49,8 @@ class Orphans:
         """Called for each stream that was finished, to wake its local readers."""
 
     async def finish_orphans(self) -> int:
-        """Write the finals that dead producers owe; returns how many streams that ended."""
+        """Write the finals that dead producers owe, and forget the requests that they tracked, or whose time is over;
+        returns how many streams that ended."""
         ended = 0
         while orphans := await self._log.orphans(self._batch):
             before = ended
@@ -53,7 +64,16 @@ class Orphans:
         if ended:
             self._telemetry.count("mcpsession_taken_over_streams_total", ended)
             logger.warning("finished %d streams of dead replicas: their calls' outcomes are unknown", ended)
+        await self._sweep_requests()
         return ended
+
+    async def _sweep_requests(self) -> None:
+        swept = self._batch
+        while swept == self._batch:
+            swept = await self._requests.sweep(self._batch)
+            if swept:
+                self._telemetry.count("mcpsession_swept_requests_total", swept)
+                logger.info("forgot %d requests that were never completed", swept)
 
     async def finish_strays(self) -> int:
         """Finish streams that are in this replica's name, but that it does not write any more."""

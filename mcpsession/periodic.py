@@ -9,6 +9,8 @@ from typing import NoReturn
 
 import anyio
 
+from mcpsession.errors import StoreUnavailableError
+
 logger = logging.getLogger(__name__)
 
 
@@ -19,8 +21,8 @@ async def every(interval: float, job: Callable[[], Awaitable[object]], *, name: 
         await anyio.sleep(interval * random.uniform(1 - jitter, 1 + jitter))
         try:
             await job()
-        except Exception:  # the boundary: a job must not end the loop
-            logger.exception("%s failed, next run in about %.0f s", name, interval)
+        except Exception as error:  # the boundary: a job must not end the loop
+            _log(error, f"{name} failed, next run in about {interval:.0f} s")
 
 
 async def patiently(
@@ -32,12 +34,21 @@ async def patiently(
         began = anyio.current_time()
         try:
             await job()
-        except Exception:  # the boundary: whatever ends a service once must not end it for good
-            logger.exception("%s stopped, starts again in about %.1f s", name, pause)
+        except Exception as error:  # the boundary: whatever ends a service once must not end it for good
+            _log(error, f"{name} stopped, starts again in about {pause:.1f} s")
         if anyio.current_time() - began > longest:
             pause = first
         await anyio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, longest)
+
+
+def _log(error: Exception, text: str) -> None:
+    """Where nothing but the store is away, a traceback says no more, and costs: the SDK has logs drawn by rich where
+    that is installed, and one traceback then holds the event loop up for a second."""
+    if isinstance(error, StoreUnavailableError):
+        logger.warning("%s: %s", text, error)
+    else:
+        logger.exception("%s", text)
 
 
 class Alarm:

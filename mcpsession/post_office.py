@@ -82,12 +82,10 @@ class PostOffice:
         else:
             self._doorbell.ring(Bell(replica, f"s {session_id} {stream_id}"))
 
-    def ring_hold(self, replica: ReplicaId, session_id: SessionId, epoch: int) -> None:
-        """Tell a replica that a session's standalone stream is not its any more."""
-        if replica == self._me():
-            self.on_hold(session_id, epoch)
-        else:
-            self._doorbell.ring(Bell(replica, f"h {session_id} {epoch}"))
+    def ring_hold(self, session_id: SessionId, epoch: int) -> None:
+        """Tell all replicas that a session's standalone stream is not theirs any more, but of who took this epoch."""
+        self.on_hold(session_id, epoch)
+        self._doorbell.ring(Bell(None, f"h {session_id} {epoch}"))
 
     def ring_hang_up(self, session_id: SessionId) -> None:
         """Tell whoever holds a session's standalone stream to end it. A bell that is lost leaves it open."""

@@ -16,7 +16,7 @@ import anyio
 import anyio.abc
 
 from mcpsession.endings import Endings
-from mcpsession.errors import LayerClosedError
+from mcpsession.errors import LayerClosedError, StoreUnavailableError
 from mcpsession.expiry import ExpiryHandlers
 from mcpsession.model import Reaped, SessionId
 from mcpsession.orphans import Orphans
@@ -206,6 +206,8 @@ class Reaper:
     async def _try(self) -> None:
         try:
             await self.run_once()
+        except StoreUnavailableError as error:
+            logger.warning("reaping failed, next pass in about %.0f s: %s", self._interval or 0, error)
         except Exception:  # the boundary: a pass that failed must not end the loop
             logger.exception("reaping failed, next pass in about %.0f s", self._interval or 0)
 

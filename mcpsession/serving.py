@@ -11,6 +11,7 @@ import anyio.abc
 
 from mcpsession.contracts import Doorbell
 from mcpsession.periodic import every
+from mcpsession.sdk.standalone_looks import look_on
 from mcpsession.settings import Settings
 from mcpsession.wiring import Wiring
 
@@ -30,8 +31,10 @@ async def serving(wiring: Wiring, doorbell: Doorbell, settings: Settings) -> Asy
         tasks.start_soon(parts.broadcaster.run)
         tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
         tasks.start_soon(lambda: every(settings.poll, wiring.poll, name="polling"))
+        tasks.start_soon(look_on, parts)
         wiring.tasks = tasks
         wiring.handlers.closing = False
+        wiring.following.open()
         await reaper.start()
         try:
             # Before this replica says that it is ready; until it follows, what comes waits in the log.
@@ -52,6 +55,7 @@ async def _end(wiring: Wiring) -> None:
     with anyio.CancelScope(shield=True):
         await wiring.control.stop()
     await parts.broadcaster.close()
+    wiring.following.close()
     wiring.tasks = None
     with anyio.move_on_after(_FLUSH_DEADLINE, shield=True) as flushing:
         await parts.journal.flushed()
@@ -73,6 +77,8 @@ async def _listen(
             state=parts.listening.note,
         ):
             parts.post_office.wake()
+            # Whoever waits for a bell under an earlier id looks, and says who it is now.
+            parts.tails.wake_all()
             task_status.started()
             task_status = anyio.TASK_STATUS_IGNORED
             await wiring.reborn()

@@ -41,6 +41,12 @@ class Settings:
     max_stream_events: int = 100_000
     """Messages of one request stream; the handler that sends more gets an error."""
     max_stream_bytes: int = 256 * 1024 * 1024
+    max_events: int = 1000
+    """Events that a stream keeps; the oldest go. A call's answer always stays."""
+    max_replay_bytes: int = 8 * 1024 * 1024
+    """The same in bytes."""
+    max_event_bytes: int = 1024 * 1024
+    """One event of `layer.events`, as JSON text."""
     max_streams_per_session: int = 1000
     """Calls of one session that run at once on one replica; one more is refused with 429."""
     max_subscriptions_per_session: int = 1000
@@ -103,6 +109,13 @@ class Settings:
     """And at least once in so long while the burst lasts."""
     control_ttl: float = 86400.0
     """How long a control message that a later one replaced is kept, for replicas that were away."""
+    request_timeout: float = 300.0
+    """How long a request that an application tracks counts as under way, if it is never completed."""
+    call_timeout: float | None = None
+    """A client's call that takes longer ends with an error. None: it takes as long as it takes."""
+    answer_timeout: float | None = None
+    """A question to a client (elicitation, sampling, …) fails after so long, unless it has a timeout of its own. None:
+    it waits for as long as its call lives."""
     stream_wait: float = 0.0
     """How long a request to a client that has no standalone stream waits for one before it fails."""
 

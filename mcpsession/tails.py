@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import anyio
 
-from mcpsession.model import SessionId, StreamId
+from mcpsession.model import STANDALONE, SessionId, StreamId
 
 
 class Tail:
@@ -41,6 +41,7 @@ class Tails:
 
     def __init__(self) -> None:
         self._tails: dict[tuple[SessionId, StreamId], set[Tail]] = {}
+        self._alarm = anyio.Event()
 
     def __len__(self) -> int:
         return sum(map(len, self._tails.values()))
@@ -69,6 +70,15 @@ class Tails:
                     tail.ring()
 
     def wake_all(self) -> None:
-        for tails in self._tails.values():
-            for tail in tails:
-                tail.ring()
+        """Any stream may have grown. Standalone ones can be thousands: who waits in `alarmed` looks for all of them."""
+        for (_, stream_id), tails in self._tails.items():
+            if stream_id != STANDALONE:
+                for tail in tails:
+                    tail.ring()
+        self._alarm.set()
+
+    async def alarmed(self, at_most: float) -> None:
+        """Wait until any stream may have grown, or `at_most` seconds."""
+        with anyio.move_on_after(at_most):
+            await self._alarm.wait()
+        self._alarm = anyio.Event()

@@ -13,13 +13,17 @@ from mcpsession.cache import SessionCache
 from mcpsession.contracts import Backend
 from mcpsession.control import ControlLog
 from mcpsession.endings import Endings
+from mcpsession.events import Events
 from mcpsession.expiry import ExpiryHandlers
+from mcpsession.following import Following
 from mcpsession.heartbeat import Heartbeat
 from mcpsession.journal import Journal
 from mcpsession.model import STANDALONE, ReplicaId
 from mcpsession.orphans import Orphans
 from mcpsession.post_office import PostOffice
 from mcpsession.reaper import Reaper
+from mcpsession.requests import Requests
+from mcpsession.sdk.cancelling import Cancelling
 from mcpsession.sdk.parts import Limits, Parts
 from mcpsession.sdk.termination import announce_change, introduce
 from mcpsession.sessions import Sessions
@@ -54,7 +58,7 @@ class Wiring:
             tasks=self._running,
             telemetry=telemetry,
         )
-        self.orphans = Orphans(backend.log, settings, me=self.me, telemetry=telemetry)
+        self.orphans = Orphans(backend.log, backend.requests, settings, me=self.me, telemetry=telemetry)
         self.reaper = Reaper(
             backend.reaping,
             backend.directory,
@@ -110,6 +114,10 @@ class Wiring:
                 cleanup=self._cleanup,
             )
         )
+        self.requests = Requests(backend.requests, Cancelling(parts), settings, self.me)
+        self.following = Following(backend.events, parts.tails, me=self.me, poll=settings.poll)
+        parts.drain.ending += [self.following.close, parts.broadcaster.end_subscriptions]
+        self.events = Events(backend.events, settings, self.following, post_office, parts.touches, telemetry=telemetry)
         self.control = ControlLog(backend.control, settings, me=self.me, ring=post_office.ring_all, telemetry=telemetry)
         self._reborn = anyio.Event()
         self._polls = False

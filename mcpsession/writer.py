@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -52,19 +53,33 @@ class StreamWriter:
     __slots__ = (
         "_journal",
         "_listener",
+        "_most_bytes",
+        "_most_events",
         "_pending",
+        "_sizes",
         "_spoilt",
+        "_sum",
         "base",
         "closed",
         "finished",
+        "method",
         "request_ids",
         "seq",
         "session_id",
         "stream_id",
+        "trimmed",
     )
 
     def __init__(
-        self, journal: Inkwell, session_id: SessionId, request_ids: tuple[str, ...], listener: StreamListener
+        self,
+        journal: Inkwell,
+        session_id: SessionId,
+        request_ids: tuple[str, ...],
+        listener: StreamListener,
+        *,
+        method: str = "",
+        max_events: int,
+        max_bytes: int,
     ) -> None:
         self._journal = journal
         self._listener = listener
@@ -72,12 +87,19 @@ class StreamWriter:
         self.session_id = session_id
         self.stream_id: StreamId = new_stream_id()
         self.request_ids = request_ids
+        self.method = method
         self.base = -1
         """Events in the log; -1 while the stream itself is not there."""
         self.seq = 0
         self.finished = False
         self.closed = False
         """Finished and in the log, or lost."""
+        self.trimmed = 0
+        """The log keeps no events up to this one: only so many of the newest, and the last one always."""
+        self._most_events, self._most_bytes = max_events, max_bytes
+        # In bytes, of the events that are kept, and their sum.
+        self._sizes: deque[int] | None = None
+        self._sum = 0
         self._spoilt = False
 
     @property
@@ -91,9 +113,22 @@ class StreamWriter:
         self.seq += 1
         self.finished = final
         self._pending.append(NewEvent(message, request_of))
+        if self.seq > 1 or not final:
+            self._keep(message)
         # A message before the last waits for its stream's row; the last one leaves without it.
         self._journal.note(self, len(message), urgent=not final)
         return self.seq
+
+    def _keep(self, message: str) -> None:
+        """Count one more, and let the oldest go for it. An answer that stands alone is not worth it."""
+        sizes = self._sizes
+        if sizes is None:
+            sizes = self._sizes = deque()
+        sizes.append(size := len(message) if message.isascii() else len(message.encode("utf-8", "surrogatepass")))
+        self._sum += size
+        while (len(sizes) > self._most_events or self._sum > self._most_bytes) and len(sizes) > 1:
+            self._sum -= sizes.popleft()
+            self.trimmed += 1
 
     def _drop_pending(self) -> None:
         self._journal.forget(sum(len(event.message) for event in self._pending))
@@ -102,8 +137,10 @@ class StreamWriter:
     def take(self) -> OpenedStream | AppendedStream:
         events, self._pending = tuple(self._pending), []
         if self.in_log:
-            return AppendedStream(self.session_id, self.stream_id, self.base, events, self.finished)
-        return OpenedStream(self.session_id, self.stream_id, self.request_ids, events, self.finished)
+            return AppendedStream(self.session_id, self.stream_id, self.base, events, self.finished, self.trimmed)
+        return OpenedStream(
+            self.session_id, self.stream_id, self.request_ids, events, self.finished, self.method, self.trimmed
+        )
 
     def settle(self, count: int, finished: bool, reader: ReplicaId | None) -> None:
         if self.closed:
@@ -124,11 +161,20 @@ class StreamWriter:
             return
         self._spoilt = True
         self._drop_pending()
-        self._pending = [NewEvent(message) for message in unstorable(self.request_ids)]
-        self.seq = max(self.base, 0) + len(self._pending)
+        self._forget_after(max(self.base, 0))
+        for message in unstorable(self.request_ids):
+            self.seq += 1
+            self._pending.append(NewEvent(message))
+            self._keep(message)
         self.finished = True
         self._journal.note(self, 0)
         self._listener.refused(error)
+
+    def _forget_after(self, seq: int) -> None:
+        """What came after this one never was."""
+        while self._sizes and self.trimmed + len(self._sizes) > seq:
+            self._sum -= self._sizes.pop()
+        self.seq, self.trimmed = seq, min(self.trimmed, seq)
 
     def lose(self, error: Exception | None) -> None:
         """The stream is somebody else's now."""

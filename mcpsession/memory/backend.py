@@ -17,6 +17,8 @@ from mcpsession.memory.mail import MemoryMailbox
 from mcpsession.memory.news import MemoryNewsLog
 from mcpsession.memory.reaping import MemoryReaping
 from mcpsession.memory.replicas import MemoryRegistry
+from mcpsession.memory.requests import MemoryRequests
+from mcpsession.memory.session_events import MemorySessionEvents
 from mcpsession.memory.sessions import MemorySessions
 from mcpsession.memory.subscriptions import MemorySubscriptions
 from mcpsession.memory.tables import Tables
@@ -35,7 +37,9 @@ class MemoryBackend:
         self.initialization = MemoryInitialization(self._tables)
         self.directory = MemoryDirectory(self._tables)
         self.subscriptions = MemorySubscriptions(self._tables)
-        self.log = MemoryLog(self._tables)
+        self.log = MemoryLog(self._tables, settings)
+        self.events = MemorySessionEvents(self._tables, settings)
+        self.requests = MemoryRequests(self._tables)
         self.holds = MemoryHolds(self._tables)
         self.mailbox = MemoryMailbox(self._tables, settings)
         self.news_log = MemoryNewsLog(self._tables, settings)

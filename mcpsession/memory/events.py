@@ -9,7 +9,6 @@ from itertools import islice
 from mcpsession.memory.rows import EventRow, StreamRow
 from mcpsession.memory.tables import Tables, check_messages
 from mcpsession.model import (
-    STANDALONE,
     Accepted,
     AppendedStream,
     Batch,
@@ -21,13 +20,15 @@ from mcpsession.model import (
     StreamId,
     StreamState,
 )
+from mcpsession.settings import Settings
 
 
 class MemoryLog:
     """EventLog over a list for each stream."""
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, settings: Settings) -> None:
         self._tables = tables
+        self._settings = settings
 
     async def write(self, batch: Batch, *, producer: ReplicaId) -> Sequence[Accepted]:
         check_messages(event for opened in batch.opened for event in opened.events)
@@ -39,17 +40,19 @@ class MemoryLog:
             return [Accepted(row.session_id, row.id, row.reader) for row in rows if row is not None]
 
     def _open(self, part: OpenedStream, producer: ReplicaId) -> StreamRow | None:
-        twin = self._tables.running.get(key := (part.session_id, part.request_ids))
-        if part.stream_id in self._tables.streams.get(part.session_id, {}) or (twin and not part.finished):
+        if part.stream_id in self._tables.streams.get(part.session_id, {}):
             return None
-        row = StreamRow(part.session_id, part.stream_id, part.request_ids, producer=producer)
+        if not part.finished and self._tables.twin(part.session_id, part.request_ids) is not None:
+            return None
+        row = StreamRow(part.session_id, part.stream_id, part.request_ids, producer=producer, method=part.method)
         for event in part.events:
             row.append(event)
-        self._tables.enter(row)
+        row.trim_to(part.trimmed)
         if part.finished:
+            self._tables.enter(row)
             self._tables.finish(row)
         else:
-            self._tables.running[key] = row
+            self._tables.run(row)
         return row
 
     def _append(self, part: AppendedStream, producer: ReplicaId) -> StreamRow | None:
@@ -58,6 +61,7 @@ class MemoryLog:
             return None
         for event in part.events:
             row.append(event)
+        row.trim_to(part.trimmed)
         if part.finished:
             self._tables.finish(row)
         return row
@@ -74,25 +78,26 @@ class MemoryLog:
             for session_id, event in appends:
                 if row := self._tables.standalone(session_id):
                     row.append(event)
+                    row.trim(self._settings.max_events, self._settings.max_replay_bytes)
                     if row.holder is not None:
                         holders[session_id] = row.holder
         return holders
 
     async def attach(self, session_id: SessionId, stream_id: StreamId, reader: ReplicaId) -> bool:
         with self._tables.lock:
-            if row := self._tables.stream(session_id, stream_id):
+            if row := self._clients(session_id, stream_id):
                 row.reader = reader
             return row is not None
 
     async def read(self, session_id: SessionId, stream_id: StreamId, after: int, limit: int) -> StreamState | None:
         with self._tables.lock:
-            row = self._tables.stream(session_id, stream_id)
+            row = self._clients(session_id, stream_id)
             if row is None:
                 return None
             first = bisect_right(row.events, after, key=lambda event: event.seq)
             return StreamState(
                 last_seq=row.last_seq,
-                trimmed_seq=0,
+                trimmed_seq=row.trimmed_seq,
                 finished=row.finished,
                 taken_over=row.taken_over,
                 orphaned=self._is_orphan(row),
@@ -101,12 +106,17 @@ class MemoryLog:
                 events=[self._readable(event) for event in islice(row.events, first, first + limit)],
             )
 
+    def _clients(self, session_id: SessionId, stream_id: StreamId) -> StreamRow | None:
+        """A stream that clients read."""
+        row = self._tables.stream(session_id, stream_id)
+        return row if row is not None and row.kind in ("request", "standalone") else None
+
     def _readable(self, event: EventRow) -> Event:
         unheard = event.request_of is not None and self._tables.is_dead(event.request_of)
         return Event(event.seq, "" if unheard else event.message)
 
     def _is_orphan(self, row: StreamRow) -> bool:
-        return row.id != STANDALONE and not row.finished and self._tables.is_dead(row.producer)
+        return row.kind == "request" and not row.finished and self._tables.is_dead(row.producer)
 
     async def take_over(
         self, session_id: SessionId, stream_id: StreamId, asked: int, finals: Sequence[str], *, by: ReplicaId
@@ -130,7 +140,8 @@ class MemoryLog:
 
     async def unfinished(self, producer: ReplicaId) -> Sequence[tuple[SessionId, StreamId, int, tuple[str, ...]]]:
         with self._tables.lock:
-            return [_open(row) for row in self._tables.running.values() if row.producer == producer]
+            rows = self._tables.running.values()
+            return [_open(row) for row in rows if row.producer == producer and row.kind == "request"]
 
 
 def _open(row: StreamRow) -> tuple[SessionId, StreamId, int, tuple[str, ...]]:

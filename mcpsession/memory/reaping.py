@@ -105,12 +105,9 @@ class MemoryReaping:
         expiring, reaped = self._tables.expiring, 0
         while expiring and expiring[0][0] <= now and reaped < limit:
             _, _, row = heapq.heappop(expiring)
-            streams = self._tables.streams.get(row.session_id, {})
             # It may be gone already, with its session.
-            if streams.get(row.id) is row:
-                del streams[row.id]
-                if not streams and row.session_id not in self._tables.sessions:
-                    del self._tables.streams[row.session_id]
+            if self._tables.streams.get(row.session_id, {}).get(row.id) is row:
+                self._tables.discard(row)
                 reaped += 1
         return reaped
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mcpsession.model import ControlMessage, Mail, NewEvent, ReplicaId, SessionId, StreamId
 from mcpsession.records import EndReason, Session
+
+StreamKind = Literal["request", "standalone", "application", "tracked"]
 
 
 class Moment(NamedTuple):
@@ -90,9 +93,18 @@ class SessionRow:
 
 @dataclass(slots=True, eq=False)
 class EventRow:
+    """The last three are of the application's own events only."""
+
     seq: int
     message: str
-    request_of: ReplicaId | None
+    request_of: ReplicaId | None = None
+    type: str | None = None
+    own_id: str | None = None
+    happened_at: datetime | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.message) if self.message.isascii() else len(self.message.encode())
 
 
 @dataclass(slots=True, eq=False)
@@ -115,12 +127,50 @@ class StreamRow:
     takes: list[float] = field(default_factory=list)
     delivered_seq: int = 0
     delivered_news: str = ""
+    kind: StreamKind = "request"
+    method: str = ""
+    began: Moment = field(default_factory=Moment.now)
+    trimmed_seq: int = 0
+    bytes: int = 0
+    followers: list[ReplicaId] = field(default_factory=list)
+    own_ids: dict[str, int] = field(default_factory=dict)
+    """The numbers of the events that have an id of the application's."""
 
     def append(self, event: NewEvent) -> None:
-        self.last_seq += 1
-        self.events.append(EventRow(self.last_seq, event.message, event.request_of))
+        self.add(EventRow(self.last_seq + 1, event.message, event.request_of))
         if event.answers is not None:
             self.answered_ids.add(event.answers)
+
+    def add(self, event: EventRow) -> None:
+        self.last_seq = event.seq
+        self.bytes += event.size
+        self.events.append(event)
+        if event.own_id is not None:
+            self.own_ids[event.own_id] = event.seq
+
+    def trim(self, max_events: int, max_bytes: int) -> None:
+        """Let the oldest go until it holds no more than that; the newest stays."""
+        count, size = len(self.events), self.bytes
+        for event in self.events[:-1]:
+            if count <= max_events and size <= max_bytes:
+                break
+            count, size = count - 1, size - event.size
+        self._drop(len(self.events) - count)
+
+    def trim_to(self, seq: int) -> None:
+        """Let the events up to this one go."""
+        self._drop(bisect_right(self.events, seq, key=lambda event: event.seq))
+
+    def _drop(self, count: int) -> None:
+        gone, self.events = self.events[:count], self.events[count:]
+        for event in gone:
+            self.trimmed_seq = event.seq
+            self.bytes -= event.size
+            if event.own_id is not None:
+                del self.own_ids[event.own_id]
+
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= time.monotonic()
 
 
 @dataclass(slots=True, eq=False)

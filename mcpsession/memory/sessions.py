@@ -44,7 +44,7 @@ class MemorySessions:
             for row in rows:
                 self._tables.insert(row)
                 news = position_of(self._tables)
-                self._tables.enter(StreamRow(row.session.id, STANDALONE, delivered_news=news))
+                self._tables.enter(StreamRow(row.session.id, STANDALONE, kind="standalone", delivered_news=news))
             if opening is not None:
                 self._enter_opening(sessions[0].id, opening)
             event_count = len(opening.events) if opening else 0

@@ -30,7 +30,8 @@ class Tables:
         # Their ids in order, for pages.
         self.session_ids: list[SessionId] = []
         self.streams: dict[SessionId, dict[StreamId, StreamRow]] = {}
-        # The unfinished request streams by what makes them unique: no two of a session answer the same requests.
+        # The unfinished request streams and what is tracked, by what makes them unique: no two of a session answer the
+        # same requests.
         self.running: dict[tuple[SessionId, tuple[str, ...]], StreamRow] = {}
         self.expiring: list[tuple[float, int, StreamRow]] = []
         self.subscriptions: dict[SessionId, set[str]] = {}
@@ -109,8 +110,9 @@ class Tables:
         for stream in (streams := self.streams.pop(old, {})).values():
             running = self._stop(stream)
             stream.session_id = new
-            # The holder hears that the old session ended; nobody waits for it.
+            # The holder and the followers hear that the old session ended; nobody waits for them.
             stream.holder, stream.released_epoch = None, stream.holder_epoch
+            stream.followers = []
             if running:
                 self.running[new, stream.request_ids] = stream
         self.streams[new] = streams
@@ -159,7 +161,19 @@ class Tables:
     def stream(self, session_id: SessionId, stream_id: StreamId) -> StreamRow | None:
         """A stream that has not expired."""
         row = self.streams.get(session_id, {}).get(stream_id)
-        return row if row is not None and (row.expires_at is None or row.expires_at > time.monotonic()) else None
+        return None if row is None or row.has_expired() else row
+
+    def streams_of(self, session_id: SessionId) -> Iterator[StreamRow]:
+        """Those of a session that have not expired."""
+        return (row for row in self.streams.get(session_id, {}).values() if not row.has_expired())
+
+    def twin(self, session_id: SessionId, request_ids: tuple[str, ...]) -> StreamRow | None:
+        """What runs with these request ids; what is over, and was not swept yet, is not in the way."""
+        row = self.running.get((session_id, request_ids))
+        if row is not None and row.kind == "tracked" and (row.has_expired() or self.is_dead(row.producer)):
+            self.discard(row)
+            return None
+        return row
 
     def enter(self, stream: StreamRow) -> None:
         self.streams.setdefault(stream.session_id, {})[stream.id] = stream
@@ -170,6 +184,21 @@ class Tables:
         stream.finished = True
         stream.expires_at = time.monotonic() + (self._stream_ttl if ttl is None else ttl)
         heapq.heappush(self.expiring, (stream.expires_at, next(self._ties), stream))
+
+    def run(self, stream: StreamRow) -> None:
+        """Enter a stream as one that runs."""
+        self.enter(stream)
+        self.running[stream.session_id, stream.request_ids] = stream
+        if stream.expires_at is not None:
+            heapq.heappush(self.expiring, (stream.expires_at, next(self._ties), stream))
+
+    def discard(self, stream: StreamRow) -> None:
+        """Remove one stream."""
+        self._stop(stream)
+        streams = self.streams[stream.session_id]
+        del streams[stream.id]
+        if not streams and stream.session_id not in self.sessions:
+            del self.streams[stream.session_id]
 
     def _stop(self, stream: StreamRow) -> bool:
         """Take a stream from those that run; False if it was none of them."""

@@ -84,13 +84,19 @@ def _where(url: str) -> str:
     return authority or (in_query.group(1) if in_query else "the default host")
 
 
-class _OurConnection(asyncpg.Connection):
-    """A connection that a release to the pool costs nothing."""
+class OurConnection(asyncpg.Connection):
+    """A connection that a release to the pool costs nothing, unless it was left in the middle of a statement."""
 
-    __slots__ = ()
+    __slots__ = ("_left_midway",)
+
+    def leave_midway(self) -> None:
+        """The driver parses a statement in one round trip and runs it in the next. Left between them (cancelled, or
+        with a value that cannot be encoded), the server has a transaction open, with locks, until it hears more."""
+        self._left_midway = True
 
     def get_reset_query(self) -> str:
-        return ""
+        left_midway, self._left_midway = getattr(self, "_left_midway", False), False
+        return "SELECT 1" if left_midway else ""
 
 
 class Address:
@@ -105,7 +111,7 @@ class Address:
             "command_timeout": settings.statement_timeout,
             # After a fail-over the old primary may answer still; a multi-host URL finds the new one.
             "target_session_attrs": "read-write",
-            "connection_class": _OurConnection,
+            "connection_class": OurConnection,
             # 63 bytes is what Postgres keeps; only this parameter passes a pooler's start-up.
             "server_settings": {"application_name": f"mcpsession{label}"[:60]},
             **({} if settings.prepared_statements else {"statement_cache_size": 0}),

@@ -25,6 +25,8 @@ from mcpsession.postgres.news import PostgresNewsLog
 from mcpsession.postgres.pool import Database
 from mcpsession.postgres.reaping import PostgresReaping
 from mcpsession.postgres.replicas import PostgresRegistry
+from mcpsession.postgres.requests import PostgresRequests
+from mcpsession.postgres.session_events import PostgresSessionEvents
 from mcpsession.postgres.sessions import PostgresSessions
 from mcpsession.postgres.subscriptions import PostgresSubscriptions
 from mcpsession.settings import Settings
@@ -53,6 +55,8 @@ class PostgresBackend:
         self.directory = PostgresDirectory(self._database, settings)
         self.subscriptions = PostgresSubscriptions(self._database, settings)
         self.log = PostgresLog(self._database, self._journal, settings)
+        self.events = PostgresSessionEvents(self._database, settings)
+        self.requests = PostgresRequests(self._database, settings)
         self.holds = PostgresHolds(self._database, settings)
         self.mailbox = PostgresMailbox(self._database, settings)
         self.control = PostgresControl(self._database, settings)

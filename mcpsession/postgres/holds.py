@@ -1,10 +1,13 @@
 """Who writes a session's standalone stream to a socket, in Postgres: an epoch on the stream's row.
 
 Whoever took it is settled once `released_epoch` has reached the epoch before its own: the one before has let go, is
-dead, or its claim was ended by force, and then its late release changes nothing any more.
+dead, or its claim was ended by force, and then its late release changes nothing any more. The death of one that was
+never settled ends no claim but its own: it may have died before it could ring whoever held the stream until then.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 from mcpsession.errors import HoldRefusedError
 from mcpsession.model import Hold, ReplicaId, SessionId
@@ -13,6 +16,7 @@ from mcpsession.settings import Settings
 
 # The row's lock serialises those who take at once; the holder is judged from the locked row, not from the snapshot.
 # Remembered are the last two take-overs from a holder that lived and had not let go: a third within 10 s is a fight.
+# (Times yet to come are from before the clock was stepped back; they say nothing.)
 TAKE = """
 WITH seen AS (
     SELECT t.holder, t.holder_epoch, t.released_epoch, t.takes
@@ -30,19 +34,21 @@ WITH seen AS (
     FROM seen
 ), ruled AS (
     SELECT judged.*,
-        judged.contested AND cardinality(judged.takes) >= 2 AND judged.takes[1] > now() - interval '10 s' AS refused
+        NOT judged.contested AND (judged.holder IS NULL OR judged.released_epoch >= judged.holder_epoch - 1) AS settled,
+        judged.contested AND cardinality(judged.takes) >= 2
+            AND judged.takes[1] > now() - interval '10 s' AND judged.takes[1] < now() + interval '10 s' AS refused
     FROM judged
 ), taken AS (
     UPDATE mcpsession.streams t
     SET holder = $3, previous_holder = ruled.holder, holder_epoch = ruled.holder_epoch + 1,
-        released_epoch = CASE WHEN ruled.contested THEN ruled.released_epoch ELSE ruled.holder_epoch END,
+        released_epoch = CASE WHEN ruled.settled THEN ruled.holder_epoch ELSE ruled.released_epoch END,
         takes = CASE WHEN ruled.contested
             THEN (ruled.takes || now())[greatest(1, cardinality(ruled.takes)):] ELSE ruled.takes END
     FROM ruled
     WHERE t.namespace = $1 AND t.session_id = $2 AND t.id = 's' AND NOT ruled.refused
     RETURNING t.holder_epoch, t.delivered_seq, t.delivered_news
 )
-SELECT ruled.refused, NOT ruled.contested AS settled, ruled.holder AS previous,
+SELECT ruled.refused, ruled.settled, ruled.holder AS previous,
     taken.holder_epoch AS epoch, taken.delivered_seq, taken.delivered_news
 FROM ruled LEFT JOIN taken ON true
 """
@@ -57,7 +63,7 @@ WITH settled AS (
             SELECT FROM mcpsession.sessions s
             WHERE s.namespace = $1 AND s.id = $2
                 AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
-        AND ($4 OR t.released_epoch >= $3 - 1 OR NOT EXISTS (
+        AND ($4 OR t.released_epoch >= $3 - 1 OR t.released_epoch >= $3 - 2 AND NOT EXISTS (
             SELECT FROM mcpsession.replicas r
             WHERE r.namespace = $1 AND r.id = t.previous_holder AND r.dead_at IS NULL))
     RETURNING t.holder_epoch, t.previous_holder, t.delivered_seq, t.delivered_news
@@ -83,10 +89,11 @@ RETURNING id
 """
 
 # Only by one who was settled (released_epoch = $3 - 1): one who never was has written nothing, and its position would
-# overwrite that of the holder before it, who is still about to let go.
+# overwrite that of the holder before it, who is still about to let go. It speaks for those between it and the present
+# holder as well: they were not settled, and cannot be any more.
 RELEASE = """
 UPDATE mcpsession.streams
-SET released_epoch = $3, delivered_seq = $4, delivered_news = $5,
+SET released_epoch = greatest($3, holder_epoch - 1), delivered_seq = $4, delivered_news = $5,
     holder = CASE WHEN holder_epoch = $3 THEN NULL ELSE holder END
 WHERE namespace = $1 AND session_id = $2 AND id = 's' AND released_epoch = $3 - 1 AND holder_epoch >= $3
 RETURNING holder
@@ -102,6 +109,14 @@ WHERE t.namespace = $1 AND t.session_id = $2 AND t.id = 's' AND t.finished_at IS
         SELECT FROM mcpsession.sessions s
         WHERE s.namespace = $1 AND s.id = $2
             AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
+"""
+
+# One statement for many streams: a replica asks for all that it holds, every few seconds.
+CHANGED = """
+SELECT h.session_id
+FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS h (session_id, epoch, seq)
+LEFT JOIN mcpsession.streams t ON t.namespace = $1 AND t.session_id = h.session_id AND t.id = 's'
+WHERE t.holder_epoch IS DISTINCT FROM h.epoch OR t.last_seq <> h.seq OR t.finished_at IS NOT NULL
 """
 
 
@@ -136,3 +151,8 @@ class PostgresHolds:
     async def holder(self, session_id: SessionId) -> ReplicaId | None:
         row = await self._database.look_up_one(HOLDER, self._namespace, session_id)
         return None if row is None else row["holder"]
+
+    async def changed(self, held: Sequence[tuple[SessionId, int, int]]) -> Collection[SessionId]:
+        columns = [list(column) for column in zip(*held, strict=True)]
+        rows = await self._database.fetch(CHANGED, self._namespace, *columns)
+        return {row["session_id"] for row in rows}

@@ -49,10 +49,11 @@ class Link(Statements):
             try:
                 yield self._connection
             except BaseException as error:
-                # A refusal leaves the connection sound. After anything else it may be dead, on the wrong server, or
-                # (cancelled) have an answer in the pipe that is nobody's any more.
+                # The server's refusal leaves the connection sound. After anything else it may be dead, on the wrong
+                # server, (cancelled) have an answer in the pipe that is nobody's any more, or (a value that the driver
+                # cannot encode) have a transaction open, until the next statement.
                 ours = self._address.translate(error) if isinstance(error, DRIVER_ERRORS) else None
-                if not isinstance(ours, StoreError):
+                if not isinstance(ours, StoreError) or getattr(error, "message", None) is None:
                     lost, self._connection = self._connection, None
                     with anyio.CancelScope(shield=True):
                         await close(lost, deadline=_DROP_DEADLINE)

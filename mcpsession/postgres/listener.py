@@ -27,9 +27,11 @@ from mcpsession.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# No row: the server takes no writes, so that none of it is heard by those who write to another one.
 NOTIFY = """
 SELECT pg_notify(bells.channel, bells.word)
 FROM unnest($1::text[], $2::text[]) AS bells (channel, word)
+WHERE current_setting('transaction_read_only') = 'off'
 """
 
 # So many unrung ones mean that the store is away; the oldest go, their readers have polled long since.
@@ -78,11 +80,19 @@ class PostgresDoorbell:
                 # Equal bells of one batch are one.
                 batch = list(dict.fromkeys(self._unrung.popleft() for _ in range(min(_BATCH, len(self._unrung)))))
                 try:
-                    await self._notifier.execute(NOTIFY, [bell[0] for bell in batch], [bell[1] for bell in batch])
+                    await self._notify(batch)
                     self._failing = False
                 except Exception as error:  # the boundary: one bad batch must not silence this replica
                     self._keep(batch, error)
                     await anyio.sleep(random.uniform(0.1, 0.3))
+
+    async def _notify(self, batch: Sequence[tuple[str, str]]) -> None:
+        channels, words = [bell[0] for bell in batch], [bell[1] for bell in batch]
+        async with self._notifier.connection() as connection:
+            # A demoted primary hears and answers; whoever wrote nothing would stay there for ever. The next connection
+            # is one to who takes writes, and the ear, which hears no echo from there any more, follows.
+            if not await connection.fetch(NOTIFY, channels, words):
+                raise StoreUnavailableError("it is read-only (a standby, or a primary that was demoted)")
 
     def _keep(self, batch: Sequence[tuple[str, str]], error: Exception) -> None:
         """Ring again what an absent store did not take; a bell that was heard after all wakes once more, no harm."""

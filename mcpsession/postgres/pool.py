@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 
 import anyio
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
 from mcpsession.errors import LayerClosedError, MCPSessionError, StoreError, StoreUnavailableError
-from mcpsession.postgres.address import DRIVER_ERRORS, Address
+from mcpsession.postgres.address import DRIVER_ERRORS, Address, OurConnection
 from mcpsession.settings import Settings
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -73,17 +73,22 @@ class Database(Statements):
             yield
         finally:
             pool, self._pool = self._pool, None
-            with anyio.CancelScope(shield=True):
-                with anyio.move_on_after(_CLOSE_DEADLINE):
+            try:
+                with anyio.move_on_after(_CLOSE_DEADLINE, shield=True):
                     await self._empty_hands(pool)
                     await pool.close()
+            finally:
+                # Also of a task that is cancelled in here, which no shield prevents.
                 self._at_hand.clear()
                 pool.terminate()
 
     async def _open(self) -> asyncpg.Pool[asyncpg.Record]:
         size = self._settings.pool_size
         try:
-            return await asyncpg.create_pool(self.address.url, min_size=1, max_size=size, **self.address.options)
+            # The first one at once, so that a wrong address shows here; but no floor for the driver to keep: while the
+            # server is away that logs a traceback at each of its attempts.
+            options: dict[str, Any] = {"init_size": 1, "min_size": 0, "max_size": size, **self.address.options}
+            return await asyncpg.create_pool(self.address.url, **options)
         except DRIVER_ERRORS as error:
             raise self.address.translate(error) from error
         except ValueError:
@@ -183,6 +188,8 @@ class Database(Statements):
             await _release(pool, oldest)
 
     async def _drop(self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+        if _is_sound(connection):
+            cast(OurConnection, connection).leave_midway()
         # Cancellation-safe as it is: asyncpg shields the release, and drops the socket after the deadline.
         await pool.release(connection, timeout=_CLOSE_DEADLINE)
 
@@ -210,8 +217,9 @@ class Database(Statements):
         Bounded on the server as well: a replica that is frozen in it must not keep its locks.
         """
         async with self.connection() as connection:
-            await connection.execute(BEGIN)
             try:
+                # Inside: cancelled here, it may have begun.
+                await connection.execute(BEGIN)
                 yield connection
             except BaseException:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(_CLOSE_DEADLINE), suppress(*DRIVER_ERRORS):

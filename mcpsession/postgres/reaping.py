@@ -81,7 +81,7 @@ ORDER BY expires_at
 LIMIT $2
 """
 
-# A stream that expires is finished: nothing is added to it any more.
+# A stream that expires is finished, or a tracked request: nothing is added to it any more.
 DELETE_STREAMS = """
 WITH locked AS (
     SELECT t.session_id, t.id

@@ -34,8 +34,8 @@ WITH copied AS (
     FROM mcpsession.sessions
     WHERE namespace = $1 AND id = $2
 ), streams_moved AS (
-    -- The holder hears that the old session ended; nobody waits for it.
-    UPDATE mcpsession.streams SET session_id = $3, holder = NULL, released_epoch = holder_epoch
+    -- The holder and the followers hear that the old session ended; nobody waits for them.
+    UPDATE mcpsession.streams SET session_id = $3, holder = NULL, released_epoch = holder_epoch, followers = '{}'
     WHERE namespace = $1 AND session_id = $2
 ), events_moved AS (
     UPDATE mcpsession.events SET session_id = $3 WHERE namespace = $1 AND session_id = $2

@@ -115,7 +115,13 @@ STREAMS = Table(
     _time("created_at", default="now()"),
     _time("finished_at", nullable=True),
     _time("expires_at", nullable=True),
-    CheckConstraint("kind IN ('request', 'standalone')", name="streams_kind_known"),
+    # Of a call, or of a request that the application tracks.
+    _text("method", default=""),
+    # Of the application's own streams: in which replicas somebody follows it.
+    Column("followers", ARRAY(Text), server_default=text("'{}'"), nullable=False),
+    # Of these, and of standalone ones: how much it holds. (A call's stream is counted by its producer.)
+    _number("bytes", default=0),
+    CheckConstraint("kind IN ('request', 'standalone', 'application', 'tracked')", name="streams_kind_known"),
     # Two replicas that run the same request of one session at once: the later batch is refused.
     Index(
         "streams_live_request",
@@ -123,7 +129,7 @@ STREAMS = Table(
         "session_id",
         "request_ids",
         unique=True,
-        postgresql_where=text("finished_at IS NULL AND kind = 'request'"),
+        postgresql_where=text("finished_at IS NULL AND kind IN ('request', 'tracked')"),
     ),
     Index(
         "streams_live_producer",
@@ -149,6 +155,19 @@ EVENTS = Table(
     _text("message"),
     _text("request_of", nullable=True),
     _time("created_at", default="now()"),
+    # The application's own events only.
+    _text("event_id", nullable=True),
+    _text("type", nullable=True),
+    _time("occurred_at", nullable=True),
+    Index(
+        "events_own_id",
+        "namespace",
+        "session_id",
+        "stream_id",
+        "event_id",
+        unique=True,
+        postgresql_where=text("event_id IS NOT NULL"),
+    ),
     postgresql_with={
         "autovacuum_vacuum_scale_factor": 0.02,
         "autovacuum_vacuum_insert_scale_factor": 0.05,

@@ -71,6 +71,8 @@ def streamable_http_app(
     """
     _refuse(options)
     inner = _prepared(server)
+    if isinstance(server, MCPServer):
+        options = _of_its_own(server) | options
     inspect.signature(inner.streamable_http_app).bind(**options)
     if (retry_ms := options.get("retry_interval")) is None:
         retry_ms = layer.settings.retry_ms
@@ -96,6 +98,17 @@ def streamable_http_app(
     if health_path is not None:
         app.router.routes.append(Route(health_path, _health(layer), methods=["GET"]))
     return app
+
+
+def _of_its_own(server: MCPServer[Any]) -> dict[str, Any]:
+    """What an MCPServer hands to the app besides its arguments: who may come in, and its own routes."""
+    return {
+        "auth": server.settings.auth,
+        "token_verifier": server._token_verifier,
+        "auth_server_provider": server._auth_server_provider,
+        "custom_starlette_routes": server._custom_starlette_routes,
+        "debug": server.settings.debug,
+    }
 
 
 def _refuse(options: dict[str, Any]) -> None:

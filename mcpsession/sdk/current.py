@@ -1,10 +1,11 @@
-"""The session of the request being handled, for tools: who it is, and its state."""
+"""The session of the request being handled, for tools: who it is, and its state; and the request itself."""
 
 from __future__ import annotations
 
 import json
 import logging
 import random
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -12,8 +13,9 @@ import anyio
 import anyio.lowlevel
 from mcp.server.mcpserver.exceptions import ToolError
 
-from mcpsession.errors import SessionNotFoundError, StateConflictError
+from mcpsession.errors import SessionNotFoundError, StateConflictError, StoreUnavailableError
 from mcpsession.records import Session
+from mcpsession.sdk.request_context import CurrentRequest
 from mcpsession.session_contracts import SessionStore
 from mcpsession.session_state import state_text
 
@@ -31,10 +33,14 @@ class CurrentSession:
     leaves, so the session's next request sees it on any replica. Requests that never ask pay nothing.
     """
 
-    def __init__(self, session: Session, store: SessionStore, *, max_state_bytes: int) -> None:
+    def __init__(
+        self, session: Session, store: SessionStore, *, max_state_bytes: int, request: Callable[[], CurrentRequest]
+    ) -> None:
+        """`request` makes the same of the request whenever it is asked."""
         self._session = session
         self._store = store
         self._max_state_bytes = max_state_bytes
+        self._request = request
         self._version = 0
         self._loaded: str | None = None
         self._state: dict[str, Any] = {}
@@ -60,10 +66,17 @@ class CurrentSession:
 
         Values that are not JSON stay in this request and are not stored.
 
-        Raises SessionNotFoundError if the session ended meanwhile.
+        Raises:
+            SessionNotFoundError: the session ended meanwhile.
+            StoreUnavailableError: a tool that lets it escape tells the client to try again.
         """
         if self._loaded is None:
-            self._version, self._loaded = await self._load()
+            try:
+                self._version, self._loaded = await self._load()
+            except StoreUnavailableError as error:
+                # What it says is for the operator: it names hosts.
+                logger.warning("the state of a session cannot be read: %s", error)
+                raise StateAwayError from error
             self._state = json.loads(self._loaded)
         return self._state
 
@@ -136,6 +149,13 @@ def _same(one: object, other: object) -> bool:
 CURRENT: ContextVar[CurrentSession] = ContextVar("mcpsession_current")
 
 
+class StateAwayError(ToolError, StoreUnavailableError):
+    """The session's state cannot be read now. No tool's fault, so none of its tracebacks either."""
+
+    def __init__(self) -> None:
+        StoreUnavailableError.__init__(self, "its state cannot be read now", "try again")
+
+
 class NoSessionError(ToolError, LookupError):
     """The request has no session. A tool that lets it escape tells the client why."""
 
@@ -155,3 +175,13 @@ def current_session() -> CurrentSession:
         return CURRENT.get()
     except LookupError:
         raise NoSessionError from None
+
+
+def current_request() -> CurrentRequest:
+    """The request that is being handled: its session, owner, id and method, its trace, where it came from.
+
+    Equal wherever the handler asks: after any await, in tasks that it starts, in the thread of a sync tool.
+
+    Raises NoSessionError as `current_session` does.
+    """
+    return current_session()._request()

@@ -79,10 +79,11 @@ async def ask(
 ) -> dict[str, Any]:
     """Send a request to the client on `outlet` and wait for its answer, through whichever replica it comes.
 
-    Raises MCPError: the client's own error; REQUEST_TIMEOUT after `opts["timeout"]`; CONNECTION_CLOSED if the session
-    ends.
+    Raises MCPError: the client's own error; REQUEST_TIMEOUT after `opts["timeout"]`, or else the setting
+    `answer_timeout`; CONNECTION_CLOSED if the session ends.
     """
     opts = opts or {}
+    timeout = _timeout(parts, opts)
     if session in parts.ended:
         raise MCPError.from_error_data(SESSION_ENDED)
     request_id = new_request_id(parts.heartbeat.replica_id)
@@ -98,16 +99,21 @@ async def ask(
         message = _request(request_id, method, params, with_progress=opts.get("on_progress") is not None)
         try:
             await outlet.emit(message, request_of=parts.heartbeat.replica_id)
-            with anyio.fail_after(opts.get("timeout")):
+            with anyio.fail_after(timeout):
                 outcome = await waiter.wait()
         except TimeoutError:
-            await _take_back(outlet, opts, request_id, f"timed out after {opts.get('timeout')}s")
+            await _take_back(outlet, opts, request_id, f"timed out after {timeout}s")
             raise MCPError(code=REQUEST_TIMEOUT, message=f"Request {method!r} timed out") from None
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True), anyio.move_on_after(_ABANDON_DEADLINE):
                 await _take_back(outlet, opts, request_id, "caller cancelled")
             raise
         return _result(outcome, span)
+
+
+def _timeout(parts: Parts, opts: CallOptions) -> float | None:
+    timeout = opts.get("timeout")
+    return parts.settings.answer_timeout if timeout is None else timeout
 
 
 def _request(request_id: str, method: str, params: Mapping[str, Any] | None, *, with_progress: bool) -> dict[str, Any]:
@@ -242,7 +248,7 @@ class StandaloneOutlet(_Speaker):
         Raises what `ask` raises, and NoStandaloneStreamError: then nothing was sent, nor will be.
         """
         opts = opts or {}
-        began, timeout = anyio.current_time(), opts.get("timeout")
+        began, timeout = anyio.current_time(), _timeout(self._parts, opts)
         await self._stream_is_there(method, timeout)
         if timeout is not None:
             opts = {**opts, "timeout": timeout - (anyio.current_time() - began)}

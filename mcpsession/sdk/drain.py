@@ -26,11 +26,15 @@ _FLUSH = 5.0
 async def drain(parts: Parts, grace: float) -> None:
     """Stop taking on work, tell open streams to reconnect, let calls finish for `grace` seconds, flush.
 
-    A second caller waits for the first one's end.
+    A second caller waits for the first one's end; where that was cancelled, it drains itself.
     """
-    if parts.drain.begun:
-        await parts.drain.done.wait()
-        return
+    async with parts.drain.turn:
+        if not parts.drain.done:
+            await _drain(parts, grace)
+            parts.drain.done = True
+
+
+async def _drain(parts: Parts, grace: float) -> None:
     parts.drain.begun = True
     logger.info("draining: %d requests in flight, %d standalone streams", len(parts.in_flight), len(parts.standalones))
     parts.standalones.let_go_all()
@@ -43,9 +47,10 @@ async def drain(parts: Parts, grace: float) -> None:
         await parts.in_flight.finished()
     parts.drain.over = True
     await _end_the_rest(parts, early, grace)
+    for end in parts.drain.ending:
+        end()
     with anyio.move_on_after(_FLUSH):
         await parts.journal.flushed()
-    parts.drain.done.set()
     logger.info("drained")
 
 
@@ -65,9 +70,22 @@ async def _end_the_rest(parts: Parts, early: list[Running], grace: float) -> Non
         await parts.in_flight.finished()
 
 
+def _asked_to_exit(handler: object) -> bool:
+    """Have the server whose handler this is end by itself; False if it is none that we know.
+
+    uvicorn raises every signal that its handler took once more when it has shut down, and the process dies of that. One
+    that has drained ends as it should: with 0.
+    """
+    server: Any = getattr(handler, "__self__", None)
+    if not isinstance(getattr(server, "should_exit", None), bool):
+        return False
+    server.should_exit = True
+    return True
+
+
 @contextmanager
 def draining_at_sigterm(run: Callable[[], Awaitable[None]], tasks: anyio.abc.TaskGroup) -> Iterator[None]:
-    """Drain at the first SIGTERM, then let the server's own handler end the process; a second one does so at once."""
+    """Drain at the first SIGTERM, then have the server end; a second one goes to the server's own handler at once."""
     if threading.current_thread() is not threading.main_thread():
         # Signals can only be handled there; whoever runs servers in threads calls layer.drain() himself.
         yield
@@ -88,7 +106,8 @@ def draining_at_sigterm(run: Callable[[], Awaitable[None]], tasks: anyio.abc.Tas
             await run()
         except Exception:  # the boundary: a process that was told to end must end
             logger.exception("draining failed")
-        pass_on(number, None)
+        if not _asked_to_exit(before):
+            pass_on(number, None)
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal begun

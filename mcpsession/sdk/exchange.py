@@ -10,31 +10,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 import anyio
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
-from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data
-from mcp_types import RequestId
+from mcp_types import REQUEST_TIMEOUT, RequestId
 from starlette.types import Receive, Send
 
-from mcpsession.cancellation import interrupted
-from mcpsession.errors import LimitExceededError, MCPSessionError, StoreError, StoreUnavailableError, StreamLostError
+from mcpsession.errors import LimitExceededError, MCPSessionError, StreamLostError
 from mcpsession.model import ReplicaId
 from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CURRENT, CurrentSession
 from mcpsession.sdk.outbound import STUCK, Outbound, gone, may_write
+from mcpsession.sdk.outcome import Call, outcome
 from mcpsession.sdk.parts import Parts
+from mcpsession.texts import method_text
 from mcpsession.writer import StreamWriter
 
 logger = logging.getLogger(__name__)
 
 # Enough for a peer that reads at all to take the last frame of a stream that is being cut.
 _CUT_DEADLINE = 1.0
-
-Call = Callable[[], Awaitable[dict[str, Any]]]
+# What a handler that is stopped for its time has for cleaning up; then it is answered for.
+_LAST_MOMENT = 1.0
 
 
 class StreamFullError(ToolError, ResourceError, LimitExceededError):
@@ -47,7 +47,10 @@ class Exchange:
     def __init__(self, parts: Parts, request_id: RequestId, method: str, *, json_mode: bool) -> None:
         self.request_id = request_id
         self.method = method
+        self.logged = not json_mode
         self.began = time.monotonic()
+        self.began_at = time.time()
+        self.replica = parts.heartbeat.replica_id
         self._parts = parts
         self._json_mode = json_mode
         self._writer: StreamWriter | None = None
@@ -60,6 +63,10 @@ class Exchange:
         self._socket = anyio.CancelScope()
         self._closing = False
         self._cancelled = False
+        self._reason = ""
+        self._overdue: float | None = None
+        self._over: anyio.Event | None = None
+        """Where somebody waits for the handler's end."""
         self._answer = ""
         self._refusal: tuple[int, str] | None = None
         self._ending = ""
@@ -70,9 +77,10 @@ class Exchange:
 
     # What the rest of the replica does to it
 
-    def cancel(self) -> None:
-        """The client wants no answer any more; it gets -32800, unless an answer had begun."""
+    def cancel(self, reason: str = "") -> None:
+        """Nobody wants an answer any more; the client gets -32800, unless an answer had begun."""
         self._cancelled = True
+        self._reason = self._reason or reason
         self.on_cancelled()
         self._handler.cancel()
 
@@ -126,7 +134,7 @@ class Exchange:
         self._session_id = session.id
         if not self._json_mode:
             request_id = wire.dump_id(self.request_id)
-            self._writer = self._parts.journal.open(session.id, (request_id,), self)
+            self._writer = self._parts.journal.open(session.id, (request_id,), self, method_text(self.method))
             self._primes = session.protocol_version >= "2025-11-25"
 
     async def emit(self, message: dict[str, Any], *, request_of: ReplicaId | None = None) -> None:
@@ -186,44 +194,42 @@ class Exchange:
         message: dict[str, Any] | None = None
         try:
             with self._handler:
-                message = await self._outcome(call, current)
+                message = await outcome(self.request_id, call, current)
+                # Who is told that it was said may rely on it, and what the next call says comes after it.
+                await self._parts.journal.told(self._session_id)
         finally:
             # Also when the replica's task group is cancelled: the stream must have its end.
-            if message is None or self._cancelled:
+            if message is None or self._cancelled or self._overdue is not None:
                 message = self._interrupted()
             self._finish(message)
+            if self._over is not None:
+                self._over.set()
             self.on_finished()
 
-    async def _outcome(self, call: Call, current: CurrentSession) -> dict[str, Any]:
-        try:
-            result = await call()
-            await current.commit()
-        except (StoreUnavailableError, StoreError) as error:
-            # What it says is for the operator: it names hosts.
-            logger.warning("the state of a session could not be kept: %s", error)
-            text = "The session store is away, and what this call changed in the session was not kept"
-            return wire.error_message(self.request_id, wire.INTERNAL_ERROR, text)
-        except MCPSessionError as error:
-            return wire.error_message(self.request_id, wire.INTERNAL_ERROR, str(error))
-        except anyio.get_cancelled_exc_class():
-            if interrupted():
-                raise
-            # The handler's own: it awaited something that was cancelled. Left alone it would end the task group.
-            logger.exception("a handler let a cancellation escape that was not its own")
-            return wire.error_message(self.request_id, 0, "the handler was cancelled from within")
-        except (Exception, SystemExit) as error:
-            # SystemExit: a tool that parses arguments must not end the server.
-            data = handler_exception_to_error_data(error)
-            if data is None:
-                logger.exception("a handler raised")
-                # What the SDK's dispatcher makes of it.
-                return wire.error_message(self.request_id, 0, str(error))
-            return wire.error_message(self.request_id, data.code, data.message, data.data)
-        return {"jsonrpc": "2.0", "id": self.request_id, "result": result}
+    async def expire(self, after: float) -> None:
+        """Stop a handler that takes longer, and answer; one that does not listen is left to itself."""
+        if self._answer:
+            return
+        self._over = anyio.Event()
+        with anyio.move_on_after(after):
+            await self._over.wait()
+            return
+        self._overdue = after
+        self._parts.telemetry.count("mcpsession_overdue_calls_total")
+        self._handler.cancel()
+        # Until it is answered it can still take its questions back.
+        with anyio.move_on_after(_LAST_MOMENT):
+            await self._over.wait()
+            return
+        self._finish(self._interrupted())
 
     def _interrupted(self) -> dict[str, Any]:
         if self._cancelled:
-            return wire.error_message(self.request_id, wire.REQUEST_CANCELLED, "Request cancelled")
+            text = f"Request cancelled: {self._reason}" if self._reason else "Request cancelled"
+            return wire.error_message(self.request_id, wire.REQUEST_CANCELLED, text)
+        if self._overdue is not None:
+            text = f"This call took longer than the {self._overdue:g} s that it may; whether it had effects is unknown"
+            return wire.error_message(self.request_id, REQUEST_TIMEOUT, text)
         message = self._ending or "This replica is shutting down; whether the call had effects is unknown"
         return wire.error_message(self.request_id, wire.CONNECTION_CLOSED, message)
 

@@ -30,8 +30,14 @@ class Running(Protocol):
     def began(self) -> float:
         """When it arrived, by time.monotonic()."""
 
-    def cancel(self) -> None:
-        """The client wants no answer any more."""
+    @property
+    def cancelled(self) -> bool: ...
+    @property
+    def logged(self) -> bool:
+        """Whether it has a stream in the log, or is about to have one."""
+
+    def cancel(self, reason: str = "") -> None:
+        """Nobody wants an answer any more."""
 
     def end(self, message: str) -> None:
         """The session has ended, or this replica goes: finish with an error."""
@@ -114,22 +120,48 @@ class InFlight:
             self._left = self._left or anyio.Event()
             await self._left.wait()
 
+    def find(self, session: Session, request_id: RequestId) -> Running | None:
+        """What runs here under exactly this id: `7` is not `"7"`."""
+        running = self._running.get(session.id, {}).get(session.incarnation, {})
+        found = running.get(coerce_request_id(request_id))
+        return found if found is not None and _is(found, request_id) else None
+
+    def logs(self, session_id: SessionId, request_id: RequestId) -> bool:
+        """Whether a call that the log knows, or is about to, runs here under exactly this id."""
+        return any(running.logged and _is(running, request_id) for running in self.of(session_id))
+
     def cancel(self, session_id: SessionId, request_id: RequestId) -> bool:
-        """Cancel the request if it runs or arrives here; else remember that for a moment."""
+        """A client cancels: the request if it runs or arrives here; else that is remembered for a moment.
+
+        False if there was nothing to cancel, any more.
+        """
         key = (session_id, coerce_request_id(request_id))
-        found = self._arriving.get(key, []).copy()
-        for running in self._running.get(session_id, {}).values():
-            if exchange := running.get(key[1]):
-                found.append(exchange)
-        for exchange in found:
-            exchange.cancel()
+        found = self._of_id(key)
         if not found:
             self._early[key] = time.monotonic()
             while len(self._early) > _MOST_EARLY or (
                 self._early and time.monotonic() - next(iter(self._early.values())) > _EARLY
             ):
                 self._early.popitem(last=False)
-        return bool(found)
+        return _cancel(found)
+
+    def cancel_exactly(
+        self, session_id: SessionId, request_id: RequestId, reason: str, *, incarnation: int | None = None
+    ) -> bool:
+        """The server's side cancels one that it knows to run somewhere: under exactly this id, now or not at all.
+
+        With an incarnation not one of a later session with the same id.
+        """
+        found = self._of_id((session_id, coerce_request_id(request_id)), incarnation)
+        return _cancel([exchange for exchange in found if _is(exchange, request_id)], reason)
+
+    def _of_id(self, key: Key, incarnation: int | None = None) -> list[Running]:
+        # What arrives has no session yet, so it can be of any.
+        found = self._arriving.get(key, []).copy() if incarnation is None else []
+        for of, running in self._running.get(key[0], {}).items():
+            if incarnation in (None, of) and (exchange := running.get(key[1])):
+                found.append(exchange)
+        return found
 
     def end_session(self, session_id: SessionId, incarnation: int, message: str) -> None:
         """Finish all that runs for a session that has ended.
@@ -148,3 +180,16 @@ class InFlight:
         """Cut everything: others finish these streams."""
         for exchange in self:
             exchange.sever()
+
+
+def _cancel(found: list[Running], reason: str = "") -> bool:
+    # Who sent the mail that cancels reads it, too.
+    fresh = [exchange for exchange in found if not exchange.cancelled]
+    for exchange in fresh:
+        exchange.cancel(reason)
+    return bool(fresh)
+
+
+def _is(running: Running, request_id: RequestId) -> bool:
+    # 7 is "7" to nobody but the SDK, and True is not 1.
+    return type(running.request_id) is type(request_id) and running.request_id == request_id

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcp.shared.jsonrpc_dispatcher import cancelled_request_id_from_params
-from mcp_types import ErrorData, RequestId
+from mcp_types import ErrorData
 from pydantic import ValidationError
 
 from mcpsession.model import Mail
 from mcpsession.records import Session
-from mcpsession.sdk import wire
 from mcpsession.sdk.back_channel import Outcome, waiting_replica
+from mcpsession.sdk.cancelling import Cancelling
 from mcpsession.sdk.parts import Parts
+from mcpsession.texts import is_request_id
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +31,13 @@ class Inbound:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._cancelling = Cancelling(parts)
 
     def listen(self) -> None:
         """Hear what other replicas pass on. Once for all servers of a replica."""
         self._parts.post_office.on("answer", self._hear_answer)
         self._parts.post_office.on("progress", self._hear_progress)
-        self._parts.post_office.on("cancel", self._hear_cancel)
+        self._cancelling.listen()
 
     async def answer(self, session: Session, message: Mapping[str, Any]) -> bool:
         """Take a client's answer to a server-to-client request; False if nobody can be waiting for it.
@@ -59,14 +61,9 @@ class Inbound:
     async def cancelled(self, session: Session, params: Mapping[str, Any] | None) -> None:
         """Cancel a request here and everywhere: a retried POST may run on two replicas."""
         request_id = cancelled_request_id_from_params(params)
-        if request_id is None or not wire.is_id(request_id):
+        if request_id is None or not is_request_id(request_id):
             return
-        # The id is all that anybody needs; a reason could be of any size.
-        body = {"id": request_id}
-        self._cancel(session.id, request_id)
-        await self._parts.post_office.broadcast(
-            Mail("cancel", self._parts.heartbeat.replica_id, None, session.id, json.dumps(body))
-        )
+        await self._cancelling.of_client(session.id, request_id)
 
     async def progress(self, session: Session, params: Mapping[str, Any] | None) -> None:
         """Route progress on one of our own requests to the replica that waits for it; nobody there: dropped."""
@@ -89,14 +86,6 @@ class Inbound:
     def _take_answer(self, session_id: str, body: Mapping[str, Any]) -> None:
         if not self._parts.waiters.answer(session_id, str(body["id"]), _outcome(body)):
             self._parts.telemetry.count("mcpsession_late_answers_total")
-
-    def _hear_cancel(self, mail: Mail) -> None:
-        body = json.loads(mail.body)
-        self._cancel(mail.session_id or "", body["id"])
-
-    def _cancel(self, session_id: str, request_id: RequestId) -> None:
-        if self._parts.in_flight.cancel(session_id, request_id):
-            self._parts.telemetry.count("mcpsession_cancelled_requests_total")
 
     def _hear_progress(self, mail: Mail) -> None:
         match json.loads(mail.body):

@@ -36,6 +36,8 @@ class Drain:
     def __init__(self) -> None:
         self.closing: list[Callable[[], None]] = []
         """What ends the listen streams of the servers that run here, gracefully."""
+        self.ending: list[Callable[[], None]] = []
+        """What ends those who would listen for ever: while a route of the application's does, servers wait for it."""
         self.reset()
 
     def reset(self) -> None:
@@ -43,7 +45,8 @@ class Drain:
         self.begun = False
         self.over = False
         """The grace has passed: requests are refused, too."""
-        self.done = anyio.Event()
+        self.done = False
+        self.turn = anyio.Lock()
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from mcpsession.sdk.current import CurrentSession
 from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
 from mcpsession.sdk.exchange import Exchange
 from mcpsession.sdk.parts import Parts
+from mcpsession.sdk.request_context import CurrentRequest, remote_of, trace_of
 from mcpsession.sdk.session_methods import KEPT
 
 if TYPE_CHECKING:
@@ -71,6 +73,22 @@ def connection_of(parts: Parts, session: Session) -> Connection:
     return connection
 
 
+def _current_request(
+    exchange: Exchange, session: Session, params: Mapping[str, Any] | None, request: Request
+) -> CurrentRequest:
+    return CurrentRequest(
+        session_id=session.id,
+        owner=session.owner,
+        request_id=exchange.request_id,
+        method=exchange.method,
+        protocol_version=session.protocol_version,
+        trace=trace_of(params, request.scope["headers"]),
+        remote=remote_of(request.scope),
+        replica=exchange.replica,
+        began_at=datetime.fromtimestamp(exchange.began_at, UTC),
+    )
+
+
 class RequestRunner:
     """Runs requests of live sessions through the SDK's kernel."""
 
@@ -104,7 +122,12 @@ class RequestRunner:
         params = message.get("params")
         parts = self._parts
         context = self._context(exchange, session, request_id, params, request)
-        current = CurrentSession(session, parts.sessions, max_state_bytes=parts.settings.max_state_bytes)
+
+        def asked() -> CurrentRequest:
+            return _current_request(exchange, session, params, request)
+
+        most_bytes = parts.settings.max_state_bytes
+        current = CurrentSession(session, parts.sessions, max_state_bytes=most_bytes, request=asked)
         connection = connection_of(parts, session)
         runner = ServerRunner(self._server, connection, self._lifespan_state)
 
@@ -142,6 +165,8 @@ class RequestRunner:
             exchange.cancel()
         exchange.open(session)
         self._tasks.start_soon(exchange.run, call, current)
+        if parts.settings.call_timeout is not None:
+            self._tasks.start_soon(exchange.expire, parts.settings.call_timeout)
         await exchange.serve(send, receive)
 
     def _context(

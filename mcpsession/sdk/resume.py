@@ -115,15 +115,23 @@ class Resumption:
 
     async def _follow(self, tail: Tail) -> None:
         parts, idle_since = self._parts, anyio.current_time()
+        failing_since: float | None = None
         while True:
+            asked_at = anyio.current_time()
             try:
                 state = await parts.log.read(self.session.id, self._stream_id, self._seq, _PAGE)
                 if state is not None and state.orphaned:
                     await self._take_over(state)
                     continue
             except StoreUnavailableError:
+                # One connection that broke is no outage; for that the client need not wait.
+                failing_since = failing_since or asked_at
+                if anyio.current_time() - failing_since < _PATIENCE:
+                    await anyio.sleep(_PATIENCE / 10)
+                    continue
                 await self._end(wire.retry(_AWAY_RETRY_MS))
                 return
+            failing_since = None
             chunk, over = self._next(state)
             if chunk or over:
                 idle_since = anyio.current_time()

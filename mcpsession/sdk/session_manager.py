@@ -33,6 +33,7 @@ from mcpsession.sdk.initialize import Initialize
 from mcpsession.sdk.parts import Parts
 from mcpsession.sdk.post import RequestRunner
 from mcpsession.sdk.reading import read_message
+from mcpsession.sdk.refusal import come_back, fail
 from mcpsession.sdk.resume import MALFORMED, Resumption
 from mcpsession.sdk.standalone import Standalone
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HANDSHAKE = frozenset(version.encode() for version in HANDSHAKE_PROTOCOL_VERSIONS)
-_RETRY_AFTER = 5
+_REQUEST_ID = "mcpsession.request_id"
 
 Running = Callable[[], AbstractAsyncContextManager[Parts]]
 
@@ -132,11 +133,16 @@ class LayerSessionManager(StreamableHTTPSessionManager):
                     await wire.refuse(send, 405, "Method Not Allowed", allow=b"GET, POST, DELETE")
         except (StoreUnavailableError, LayerClosedError) as error:
             logger.warning("a %s could not be served: %s", method, error)
-            text = "The session store is away; try again"
-            await _fail(send, 503, text, begun=begun, over=over)
+            drains = self._parts is None or self._parts.drain.begun
+            text = f"{'This replica is shutting down' if drains else 'The session store is away'}; try again"
+            if method == "GET" and not begun and isinstance(error, StoreUnavailableError):
+                await come_back(send)
+            else:
+                await fail(send, 503, text, scope.get(_REQUEST_ID), begun=begun, over=over)
         except Exception:  # the boundary: whatever else it was, the client gets an answer and the log the cause
             logger.exception("a %s could not be served", method)
-            await _fail(send, 500, "The request could not be served", begun=begun, over=over)
+            text = "The request could not be served"
+            await fail(send, 500, text, scope.get(_REQUEST_ID), begun=begun, over=over)
 
     # POST
 
@@ -150,7 +156,9 @@ class LayerSessionManager(StreamableHTTPSessionManager):
         method = message.get("method")
         if method is None:
             await self._answer(message, request, send)
-        elif "id" not in message:
+            return
+        request.scope[_REQUEST_ID] = message.get("id")
+        if "id" not in message:
             await self._notification(method, message.get("params"), request, send)
         elif parts.journal.age > parts.settings.journal_age:
             raise StoreUnavailableError("the journal cannot write")
@@ -236,13 +244,7 @@ class LayerSessionManager(StreamableHTTPSessionManager):
             await wire.refuse(send, 406, "Not Acceptable: Client must accept text/event-stream")
             return
         parts, _, _ = self._serving()
-        try:
-            session = await find_session(parts, request.scope, send)
-        except StoreUnavailableError:
-            # Clients give up after two 5xx; an empty stream they take for a cut, and come back.
-            body = wire.retry(_RETRY_AFTER * 1000)
-            await wire.respond(send, 200, body, content_type=b"text/event-stream")
-            return
+        session = await find_session(parts, request.scope, send)
         if session is None:
             return
         last_event_id = wire.header(headers, wire.LAST_EVENT_HEADER)
@@ -253,7 +255,8 @@ class LayerSessionManager(StreamableHTTPSessionManager):
                 await wire.refuse(send, 400, MALFORMED)
                 return
         if parts.drain.begun:
-            await wire.refuse(send, 503, "This replica is shutting down; try again", retry_after=1)
+            # A balancer may not have seen it yet; of the next attempts one goes elsewhere.
+            await come_back(send, seconds=1)
             return
         parts.touches.note(session.id)
         if cursor is None or cursor.stream_id == STANDALONE:
@@ -294,16 +297,6 @@ async def _clear_away(parts: Parts, ended: Ended, holding: ExitStack) -> None:
             await parts.endings.clear_away(ended)
         except Exception:  # the boundary: what is left is the reaper's, and the replica serves on
             logger.exception("what belonged to an ended session could not be cleared away")
-
-
-async def _fail(send: Send, status: int, text: str, *, begun: bool, over: bool) -> None:
-    if over:
-        return
-    if begun:
-        # An event stream that had begun: its end is all that can still be said, and when to come back.
-        await send({"type": "http.response.body", "body": wire.retry(_RETRY_AFTER * 1000), "more_body": False})
-    else:
-        await wire.refuse(send, status, text, code=wire.INTERNAL_ERROR, retry_after=_RETRY_AFTER)
 
 
 def _listen_handler(server: Server[Any]) -> object:

@@ -8,15 +8,15 @@ when a socket died comes again. News that arrived while no stream was open comes
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 import anyio
 from starlette.types import Receive, Send
 
-from mcpsession.errors import HoldRefusedError, StoreUnavailableError
-from mcpsession.model import STANDALONE, Hold
+from mcpsession.errors import HoldRefusedError, LayerClosedError, StoreUnavailableError
+from mcpsession.model import STANDALONE, Hold, SessionId
 from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.outbound import gone, may_write
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 _PAGE = 100
 # How long the previous holder may take to say how far it got; then it is taken for gone.
 _HANDOVER = 1.0
-# The bell can be lost; then events wait for this look. Every held stream costs one read of it.
-_SLOW_LOOK = 15.0
 # Clients before did not know frames that carry an id and nothing else.
 _PRIMED_SINCE = "2025-11-25"
 
@@ -53,8 +51,19 @@ class Standalone:
         self._settled = False
         self._epoch = 0
         self._tail: Tail | None = None
-        self._asked = parts.listening.changes
+        self._doubted = self._looks = False
         self._news = StandaloneNews(parts, session, self._place, write=self._write, wake=self._wake)
+
+    @property
+    def held(self) -> tuple[SessionId, int, int] | None:
+        """The session, the hold's epoch and the last event that was sent; None before the first look for events."""
+        return (self.session.id, self._epoch, self._place.seq) if self._looks else None
+
+    def doubt(self) -> None:
+        """The stream has grown, or is not this one's any more."""
+        self._doubted = True
+        if self._tail is not None:
+            self._tail.ring()
 
     def let_go(self, below: int | None = None) -> None:
         """Another socket takes the stream, or the session ends, or this replica goes."""
@@ -77,32 +86,58 @@ class Standalone:
         if hold is None:
             await wire.refuse(self._send, 404, wire.NOT_FOUND)
             return
-        self._epoch = hold.epoch
-        if hold.previous is not None:
-            parts.post_office.ring_hold(hold.previous, session_id, hold.epoch)
         # The older socket of this very replica lets go here; a remote one at the bell.
         with parts.standalones.holding(STANDALONE, self), parts.tails.reading(session_id, STANDALONE) as tail:
-            if self.session in parts.ended:
-                # Ended while it was on its way here; what was taken may be a new session's with the same id.
-                await wire.refuse(self._send, 404, wire.NOT_FOUND)
-                return
             self._tail = tail
             unlisten = parts.broadcaster.listen(self._news.hear)
             try:
+                if self.session in parts.ended:
+                    # Ended while it was on its way here; what was taken may be a new session's with the same id.
+                    await wire.refuse(self._send, 404, wire.NOT_FOUND)
+                    return
                 await self._hold(hold, cursor, receive, tail)
             finally:
                 unlisten()
-                await self._release(hold.epoch)
+                with anyio.CancelScope(shield=True), suppress(LayerClosedError):
+                    await parts.endings.finish(lambda: self._release(hold.epoch))
 
     async def _take(self) -> Hold | None:
+        """Take the stream. If whoever asks is cancelled meanwhile, it is let go again."""
+        taken: list[Hold] = []
+        abandoned = False
+
+        # Cut off in the middle it might be taken all the same, and nobody would let it go again.
+        async def take() -> Hold | None:
+            hold = await self._take_as_me()
+            if hold is not None:
+                taken.append(hold)
+            if hold is not None and abandoned:
+                await self._release(hold.epoch)
+            return hold
+
+        try:
+            return await self._parts.endings.finish(take)
+        except BaseException:
+            abandoned = True
+            if taken:
+                with anyio.CancelScope(shield=True), suppress(LayerClosedError):
+                    await self._parts.endings.finish(lambda: self._release(taken[0].epoch))
+            raise
+
+    async def _take_as_me(self) -> Hold | None:
+        parts, session_id = self._parts, self.session.id
         while True:
-            me = self._parts.heartbeat.replica_id
-            # Cut off in the middle it might be taken all the same, and nobody would let it go again.
-            with anyio.CancelScope(shield=True):
-                hold = await self._parts.holds.take(self.session.id, me)
+            me = parts.heartbeat.replica_id
+            hold = await parts.holds.take(session_id, me)
             # Declared dead meanwhile, this replica goes on under another id; a hold in the dead one's name is none.
-            if me == self._parts.heartbeat.replica_id:
-                return hold
+            if me == parts.heartbeat.replica_id:
+                break
+        if hold is not None:
+            self._epoch = hold.epoch
+            if not hold.settled:
+                # All: the previous one may have died before it could tell from whom it took the stream.
+                parts.post_office.ring_hold(session_id, hold.epoch)
+        return hold
 
     async def _hold(self, hold: Hold, cursor: wire.Cursor | None, receive: Receive, tail: Tail) -> None:
         with self._socket:
@@ -112,7 +147,8 @@ class Standalone:
                 tasks.start_soon(self._watch, receive)
                 await self._stream(tail, hold.epoch)
             return
-        with anyio.move_on_after(1.0, shield=True):
+        # A peer that does not read must not keep the next holder waiting until it takes this one for silent.
+        with anyio.move_on_after(_HANDOVER / 2, shield=True):
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _own(self, hold: Hold) -> None:
@@ -153,43 +189,37 @@ class Standalone:
             self._tail.wake()
 
     async def _stream(self, tail: Tail, epoch: int) -> None:
+        # More than the last holder has saved is had by the client of one that died, or of a log that was lost.
+        while self._place.seq > self._saved[0] and await self._is_from_elsewhere():
+            pass
         if self.session.protocol_version >= _PRIMED_SINCE:
             # A cursor at once: should what follows be lost on the way, the client comes back with this one.
             await self._write([wire.priming(self._place.event_id, None)])
         await self._news.tell()
-        look_at, alive_at = 0.0, anyio.current_time()
+        self._looks, alive_at = True, anyio.current_time()
         while True:
-            now = anyio.current_time()
-            rung = tail.rung or now >= look_at
-            if rung:
+            if tail.rung:
                 tail.rung = False
-                look_at = now + self._look_every()
                 if await self._was_taken():
                     self._socket.cancel()
                 while await self._write_events():
                     pass
             await self._news.tell()
-            if now - alive_at >= self._parts.settings.keep_alive:
+            if (now := anyio.current_time()) - alive_at >= self._parts.settings.keep_alive:
                 alive_at = now
                 await self._stay_alive(epoch)
-            await tail.wait(max(0.0, min(look_at - anyio.current_time(), self._parts.settings.keep_alive)))
-
-    def _look_every(self) -> float:
-        # Jittered: streams of a replica that has fallen deaf need not all look at the same moment.
-        poll = self._parts.settings.poll * random.uniform(0.5, 1.0)
-        return _SLOW_LOOK if self._parts.listening.hears else poll
+            await tail.wait(max(0.0, alive_at + self._parts.settings.keep_alive - anyio.current_time()))
 
     async def _was_taken(self) -> bool:
-        """Whether another replica took the stream over; asked only where its bell may have been missed."""
-        listening, changes = self._parts.listening, self._parts.listening.changes
-        if listening.hears and changes == self._asked:
+        """Whether another replica took the stream over; asked only where a look gave reason to."""
+        if not self._doubted:
             return False
         try:
             holder = await self._parts.holds.holder(self.session.id)
         except StoreUnavailableError as error:
             logger.warning("a standalone stream cannot ask whether it is still its own: %s", error)
             return False
-        self._asked = changes
+        self._doubted = False
         return holder != self._parts.heartbeat.replica_id
 
     async def _write_events(self) -> bool:
@@ -203,6 +233,8 @@ class Standalone:
         if state is None or (state.finished and not state.events):
             self._socket.cancel()
             return False
+        if state.last_seq < self._place.seq:
+            return await self._go_back(state.last_seq)
         frames = []
         for event in state.events:
             # A hole is what the retention took; nothing here is owed an answer, so the rest goes on.
@@ -211,6 +243,39 @@ class Standalone:
                 frames.append(wire.event(self._place.event_id, event.message))
         await self._write(frames)
         return self._place.seq < state.last_seq and bool(state.events)
+
+    async def _is_from_elsewhere(self) -> bool:
+        """Whether it has gone back, or the store was away: then it asks again."""
+        try:
+            state = await self._parts.log.read(self.session.id, STANDALONE, self._place.seq, 1)
+        except StoreUnavailableError as error:
+            logger.warning("a standalone stream waits: %s", error)
+            await anyio.sleep(self._parts.settings.poll)
+            return True
+        return state is not None and state.last_seq < self._place.seq and await self._go_back(state.last_seq)
+
+    async def _go_back(self, last_seq: int) -> bool:
+        """The client has numbers that the log has not: it had them from a primary whose last commits are lost.
+
+        Other events have these numbers now, or will. So it goes on from what this log knows to be delivered (if not
+        even that can be true, from the beginning), and its client is told that everything changed. True.
+        """
+        logger.warning("a standalone stream was at event %d of %d: it goes back", self._place.seq, last_seq)
+        try:
+            hold = await self._parts.holds.settle(self.session.id, self._epoch, force=True)
+        except StoreUnavailableError as error:
+            logger.warning("a standalone stream waits: %s", error)
+            await anyio.sleep(self._parts.settings.poll)
+            return True
+        if hold is None:
+            # Nor has this log the hold; the client comes back and takes it anew.
+            self._socket.cancel()
+            await anyio.lowlevel.checkpoint()
+            return True
+        self._saved = (hold.delivered_seq if hold.delivered_seq <= last_seq else 0, hold.delivered_news)
+        self._place.seq, self._place.position = self._delivered = self._saved
+        self._news.begin_again()
+        return True
 
     async def _write(self, frames: Sequence[bytes]) -> None:
         if frames:
@@ -238,9 +303,9 @@ class Standalone:
         with anyio.CancelScope(shield=True), anyio.move_on_after(5.0):
             try:
                 if not self._settled:
-                    hold = await self._parts.holds.settle(self.session.id, epoch, force=False)
-                    if hold is None or not hold.settled:
-                        # The one before has not let go: its position is not ours to write.
+                    hold = await self._outwait(epoch)
+                    if hold is None:
+                        # Somebody else waits for the one before, or the session has ended.
                         return
                     self._own(hold)
                 waiting = await self._parts.holds.release(self.session.id, epoch, *self._delivered)
@@ -248,3 +313,14 @@ class Standalone:
                     self._parts.post_office.ring_stream(waiting, self.session.id, STANDALONE)
             except StoreUnavailableError as error:
                 logger.warning("a standalone stream could not be released: %s; the next holder waits for it", error)
+
+    async def _outwait(self, epoch: int) -> Hold | None:
+        """Who leaves before the previous holder has let go waits for that as well: until then nobody says how far the
+        stream came, and the next one would wait for this one in vain."""
+        deadline = anyio.current_time() + _HANDOVER
+        while True:
+            force = anyio.current_time() >= deadline
+            hold = await self._parts.holds.settle(self.session.id, epoch, force=force)
+            if hold is None or hold.settled:
+                return hold
+            await anyio.sleep(0.05)

@@ -85,6 +85,13 @@ class StandaloneNews:
         self._levels = LogGate(session, parts.changes, parts.sessions.get)
         self._subscribed: frozenset[str] = frozenset()
         self._subscribed_at = -1
+        self._all_changed = False
+
+    def begin_again(self) -> None:
+        """The place was moved back: tell from there on, and that everything changed, since more may be lost."""
+        self._fall_behind()
+        self._floor = ""
+        self._all_changed = True
 
     def hear(self, heard: Heard | None) -> None:
         """Take what the broadcaster tells; None: something may have been missed. Never blocks."""
@@ -174,6 +181,10 @@ class StandaloneNews:
     async def _catch_up(self) -> None:
         # From here on what is heard is kept: the log is read later, and has all that was heard before.
         self._behind = False
+        if self._all_changed:
+            self._all_changed = False
+            texts = await self._everything_changed()
+            await self._write([self._frame(text, None) for text in texts])
         more = True
         while more:
             texts, position, more = await self._missed()
@@ -191,9 +202,12 @@ class StandaloneNews:
             return [text for mail in page.mails if (text := await self._text(mail))], page.position, page.more
         # In this order: of a resource that is subscribed to later, later news tells.
         position = await self._patiently(self._parts.mailbox.position)
+        return await self._everything_changed(), position, False
+
+    async def _everything_changed(self) -> Sequence[str]:
         uris = await self._patiently(lambda: self._parts.subscriptions.uris(self._session.id))
         logger.info("the news of a standalone stream was lost: its client is told that everything changed")
-        return [notification_text(news) for news in everything_changed(uris)], position, False
+        return [notification_text(news) for news in everything_changed(uris)]
 
     async def _page(self) -> NewsPage | None:
         try:

@@ -33,6 +33,8 @@ def apply(parts: Parts, session_id: SessionId, incarnation: int) -> None:
     parts.in_flight.end_session(session_id, incarnation, SESSION_ENDED.message)
     parts.standalones.end_session(session_id, incarnation)
     parts.readers.end_session(session_id, incarnation)
+    # Those who follow the application's streams look, and find that it is over.
+    parts.tails.wake_session(session_id)
 
 
 def announce_change(parts: Parts, session_id: SessionId) -> None:

@@ -14,6 +14,7 @@ from starlette.types import Send
 
 from mcpsession.errors import MessageTooLargeError, UnstorableTextError
 from mcpsession.model import STANDALONE, SessionId, StreamId
+from mcpsession.texts import LONGEST_REQUEST_ID, is_request_id
 
 SESSION_HEADER = b"mcp-session-id"
 VERSION_HEADER = b"mcp-protocol-version"
@@ -31,7 +32,6 @@ KEEP_ALIVE = b": keep-alive\n\n"
 # Visible ASCII, as the specification demands of session ids; ours have 43 characters.
 _SESSION_ID = re.compile(rb"[\x21-\x7e]+")
 _REQUEST_CURSOR = re.compile(r"([A-Za-z0-9_-]{16})\.(\d{1,18})")
-_LONGEST_ID = 256
 _STANDALONE_CURSOR = re.compile(r"s\.(\d{1,18})\.([0-9:,@.]{1,16000})")
 
 
@@ -139,11 +139,11 @@ def parse_message(body: bytes) -> dict[str, Any]:
         raise NotAMessageError(text, INVALID_REQUEST)
     # The usual case, checked by hand: the SDK's adapter costs a model.
     match message:
-        case {"jsonrpc": "2.0", "id": id_, "method": str(), **rest} if is_id(id_):
+        case {"jsonrpc": "2.0", "id": id_, "method": str(), **rest} if is_request_id(id_):
             if rest.get("params") is None or isinstance(rest["params"], dict):
                 return dict(message)
-        case {"id": id_, "method": _} if not is_id(id_):
-            rule = f"a request's id is a whole number or a text, at most {_LONGEST_ID} characters"
+        case {"id": id_, "method": _} if not is_request_id(id_):
+            rule = f"a request's id is a whole number or a text, at most {LONGEST_REQUEST_ID} characters"
             raise NotAMessageError(f"Not a JSON-RPC message: {rule}", INVALID_PARAMS)
         case _:
             pass
@@ -154,14 +154,6 @@ def parse_message(body: bytes) -> dict[str, Any]:
         text = f"Not a JSON-RPC message: {len(problems)} problems, the first: {problems[0]['msg']}"
         raise NotAMessageError(text, INVALID_PARAMS) from error
     return dict(message)
-
-
-def is_id(value: object) -> bool:
-    """Whether this can be a request's id: a text or a whole number, of bounded length."""
-    # Ids go into an index, whose rows have a limit.
-    if isinstance(value, str):
-        return len(value) <= _LONGEST_ID
-    return isinstance(value, int) and not isinstance(value, bool) and value.bit_length() <= _LONGEST_ID
 
 
 def notification(method: str, params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -120,6 +120,14 @@ async def talk(ctx: Context, steps: int, gate: str = "") -> str:
     return f"talked {steps} on {LABEL}"
 
 
+async def tick(ctx: Context, steps: int, every: float) -> str:
+    """Report progress 1, 2, … with a pause before each."""
+    for step in range(1, steps + 1):
+        await anyio.sleep(every)
+        await ctx.report_progress(step, steps)
+    return f"ticked {steps} on {LABEL}"
+
+
 async def close_stream(ctx: Context, gate: str) -> str:
     """Close the request's own stream, and go on when the file is there."""
     await ctx.close_sse_stream()
@@ -178,7 +186,7 @@ async def sample(ctx: Context, prompt: str) -> str:
 
 TOOLS = (
     *(whoami, count, put, keys, wait, hang, block, big),
-    *(talk, close_stream, tell, announce),
+    *(talk, tick, close_stream, tell, announce),
     *(elicit, elicit_with_progress, sample),
 )
 

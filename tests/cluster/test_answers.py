@@ -12,7 +12,7 @@ ELICIT = "elicitation/create"
 
 
 @pytest.mark.parametrize("through", [0, 1, 2])
-async def test_an_elicitation_of_replica_0_is_answered_through_any(client: Client, through: int) -> None:
+async def test_f36_an_elicitation_of_replica_0_is_answered_through_any(client: Client, through: int) -> None:
     async with client.calling("elicit", {"question": "well?"}, replica=0) as stream:
         question = await stream.ask(ELICIT)
         assert (await client.accept(question, "yes", replica=through)).status_code == 202

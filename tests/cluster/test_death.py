@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator
 
@@ -20,6 +21,7 @@ UNKNOWN = "whether the call had effects is unknown"
 
 # The living incarnation of a replica.
 ALIVE = "SELECT id FROM mcpsession.replicas WHERE label = $1 AND dead_at IS NULL"
+EVENTS = "SELECT seq, message FROM mcpsession.events WHERE session_id = $1 AND stream_id = $2 ORDER BY seq"
 DEAD = "SELECT id FROM mcpsession.replicas WHERE id = $1 AND dead_at IS NOT NULL"
 
 
@@ -33,6 +35,11 @@ async def incarnation(cluster: Cluster, replica: int) -> str:
     """The id under which a replica lives."""
     rows = await until_rows(cluster.database_url, f"{ALIVE} ORDER BY started_at DESC", str(replica))
     return str(rows[0][0])
+
+
+def unfolded(log: str) -> str:
+    """A log without what the SDK's handler puts into it: the place in the code, and breaks of lines."""
+    return " ".join(re.sub(r"\w+\.py:\d+", "", log).split())
 
 
 def assert_unknown(final: dict[str, object], request_id: object) -> None:
@@ -143,7 +150,37 @@ async def test_a_standalone_stream_of_a_killed_replica_is_taken_over_with_nothin
     assert "between" in str(new.messages)
 
 
-async def test_a_restarted_replica_serves_the_sessions_of_its_former_life(cluster: Cluster, client: Client) -> None:
+async def test_f96_what_a_killed_replica_knew_of_a_session_goes_on_elsewhere(cluster: Cluster, client: Client) -> None:
+    for key in ("a", "b", "c"):
+        await client.call("put", {"key": key}, replica=2)
+    await cluster.replicas[2].kill()
+    assert await client.call("keys", replica=0) == "a,b,c"
+    assert await client.call("keys", replica=1) == "a,b,c"
+
+
+async def test_f97_a_killed_replica_is_recorded_dead_within_5_s_and_neither_holds_nor_writes_a_stream_any_more(
+    cluster: Cluster, client: Client, files: Files
+) -> None:
+    await running(client, files, 2)
+    async with client.listening(replica=2) as standalone:
+        await standalone.until(lambda: standalone.frames)
+        dead = await incarnation(cluster, 2)
+        await cluster.replicas[2].kill()
+        await until_rows(cluster.database_url, DEAD, dead, within=5)
+        await standalone.end()
+
+    unfinished = "SELECT id FROM mcpsession.streams WHERE producer = $1 AND finished_at IS NULL"
+    with anyio.fail_after(5):
+        while await fetch(cluster.database_url, unfinished, dead):  # noqa: ASYNC110 (rows announce nothing)
+            await anyio.sleep(0.05)
+    # To take over from one who is dead is no fight.
+    for replica in (0, 1, 0):
+        async with client.listening(replica=replica) as stream:
+            await stream.until(lambda stream=stream: stream.ids)  # type: ignore[misc]
+        assert stream.status == 200
+
+
+async def test_f96_a_restarted_replica_serves_the_sessions_of_its_former_life(cluster: Cluster, client: Client) -> None:
     assert await client.call("count", replica=2) == "1"
     await cluster.replicas[2].kill()
     await cluster.replicas[2].restart()
@@ -172,9 +209,11 @@ async def test_a_replica_frozen_for_too_long_goes_on_as_someone_new(
         other.listening(replica=2) as standalone,
     ):
         await old.until(lambda: old.steps == [1])
-        await standalone.open()
+        await standalone.until(lambda: standalone.frames)
         frozen = await incarnation(cluster, 2)
+        logged = len(cluster.log(2))
         cluster.replicas[2].pause()
+        sent = old.body, standalone.body
         try:
             await until_rows(cluster.database_url, DEAD, frozen)
             async with client.listening(old.last_id, replica=0) as after:
@@ -184,17 +223,28 @@ async def test_a_replica_frozen_for_too_long_goes_on_as_someone_new(
             files.touch("gate.2", "gate.3", "gate.end")
             cluster.replicas[2].resume()
         assert_unknown(after.finals[0], 7)
+        stream = client.session_id, old.ids[0].split(".")[0]
+        closed = await fetch(cluster.database_url, EVENTS, *stream)
         await old.end()
         await standalone.end()
 
-    assert [] == old.finals
-    assert [1] == old.steps
+    # Of its old sockets nothing comes any more but the end.
+    assert sent == (old.body, standalone.body)
+    assert ([1], []) == (old.steps, old.finals)
+
+    renamed = await incarnation(cluster, 2)
+    assert frozen != renamed
+    log = unfolded(cluster.log(2)[logged:])
+    assert f"replica {frozen} was declared dead while it lived; it goes on as {renamed}" in log
+    assert f"cut everything of the old incarnation; serving on as {renamed}" in log
+    # Whatever its handler still said: in the stream that others have closed there is nothing new.
+    assert await client.call("whoami", replica=2) == "2"
+    assert closed == await fetch(cluster.database_url, EVENTS, *stream)
     async with client.listening(old.ids[0], replica=1) as whole:
         await whole.end()
     assert [1] == whole.steps
     assert 1 == len(whole.finals)
 
-    assert frozen != await incarnation(cluster, 2)
     assert await client.call("count", replica=2) == "1"
     assert await client.call("count", replica=0) == "2"
     # It hears again, too: under its new name.

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
+import asyncpg
 import pytest
 
 from mcpsession.contracts import Backend, ReplicaRegistry
@@ -14,6 +15,7 @@ from mcpsession.model import Replica, ReplicaId
 from mcpsession.settings import Settings
 
 Join = Callable[..., Awaitable[None]]
+Rows = Callable[[], Awaitable[int]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,6 +55,13 @@ def neighbour(store: str, request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture
+def other(store: str, request: pytest.FixtureRequest) -> Backend:
+    """The same store as another process sees it; in memory there is no other process."""
+    other: Backend = request.getfixturevalue(f"{store}_other" if store == "postgres" else "memory_backend")
+    return other
+
+
+@pytest.fixture
 async def memory_backend(settings: Settings) -> AsyncIterator[Backend]:
     backend = MemoryBackend(settings)
     async with backend.running():
@@ -68,6 +77,15 @@ async def memory_neighbour(settings: Settings) -> AsyncIterator[Backend]:
 
 @pytest.fixture
 async def postgres_backend(database_url: str, settings: Settings) -> AsyncIterator[Backend]:
+    from mcpsession.postgres.backend import PostgresBackend
+
+    backend = PostgresBackend(database_url, None, settings)
+    async with backend.running():
+        yield backend
+
+
+@pytest.fixture
+async def postgres_other(database_url: str, settings: Settings) -> AsyncIterator[Backend]:
     from mcpsession.postgres.backend import PostgresBackend
 
     backend = PostgresBackend(database_url, None, settings)
@@ -99,3 +117,28 @@ def join(registry: ReplicaRegistry) -> Join:
             await registry.join(Replica(replica))
 
     return join
+
+
+@pytest.fixture
+def rows(store: str, backend: Backend, settings: Settings, request: pytest.FixtureRequest) -> Rows:
+    """Counts the rows of events that there are, read or not."""
+    if isinstance(backend, MemoryBackend):
+        tables = backend._tables
+
+        async def count() -> int:
+            return sum(len(row.events) for streams in tables.streams.values() for row in streams.values())
+
+        return count
+    url: str = request.getfixturevalue("database_url")
+
+    async def count_rows() -> int:
+        connection = await asyncpg.connect(url)
+        try:
+            counted = await connection.fetchval(
+                "SELECT count(*) FROM mcpsession.events WHERE namespace = $1", settings.namespace
+            )
+            return int(counted)
+        finally:
+            await connection.close()
+
+    return count_rows

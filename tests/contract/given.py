@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from mcpsession.contracts import Backend
+from mcpsession.event_records import Appended, Entry, EntryPage
 from mcpsession.model import AppendedStream, Batch, Mail, NewEvent, OpenedStream, SessionId, StreamId, StreamState
 from mcpsession.records import Admission, Ended, EndReason, Filter, Session
 
@@ -151,3 +152,39 @@ async def numbered(
     backend: Backend, session_id: SessionId = "session", stream_id: StreamId = "stream", *, after: int = 0
 ) -> list[tuple[int, str]]:
     return [(event.seq, event.message) for event in (await read(backend, session_id, stream_id, after=after)).events]
+
+
+async def log(
+    backend: Backend,
+    *entries: Entry | str,
+    session_id: SessionId = "session",
+    stream: str = "log",
+    owner: str | None = None,
+) -> Appended:
+    """Add to a stream of the application's own; its session must live."""
+    made = [entry if isinstance(entry, Entry) else Entry(entry) for entry in entries]
+    appended = await backend.events.append(session_id, stream, made, owner=owner)
+    assert appended is not None
+    return appended
+
+
+async def page(
+    backend: Backend,
+    after: int | str = 0,
+    *,
+    limit: int = 10_000,
+    session_id: SessionId = "session",
+    stream: str = "log",
+) -> EntryPage:
+    """A page of a stream of the application's own; its session must live."""
+    found = await backend.events.read(session_id, stream, after, limit)
+    assert found is not None
+    return found
+
+
+async def logged(
+    backend: Backend, after: int | str = 0, *, session_id: SessionId = "session", stream: str = "log"
+) -> list[tuple[int, str]]:
+    """The numbers and texts of what such a stream holds."""
+    found = await page(backend, after, session_id=session_id, stream=stream)
+    return [(entry.seq, entry.data) for entry in found.entries]

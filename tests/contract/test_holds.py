@@ -154,6 +154,60 @@ async def test_who_gives_up_waiting_does_not_speak_for_the_holder(backend: Backe
     assert (7, "position") == (third.delivered_seq, third.delivered_news)
 
 
+async def test_the_death_of_one_who_was_never_settled_settles_nobody(
+    backend: Backend, registry: ReplicaRegistry
+) -> None:
+    """It may have died before it told the holder before it, who then still writes. (The model found this.)"""
+    first = await take(backend, "a")
+    await take(backend, "b")
+    await registry.leave("b")
+
+    third = await take(backend, "c")
+    assert (False, False) == (third.settled, (await settle(backend, third)).settled)
+
+    assert "c" == await backend.holds.release("session", first.epoch, 7, "position")
+    settled = await settle(backend, third)
+    assert (True, 7, "position") == (settled.settled, settled.delivered_seq, settled.delivered_news)
+
+
+async def test_nor_does_its_death_while_it_is_waited_for(backend: Backend, registry: ReplicaRegistry) -> None:
+    first = await take(backend, "a")
+    await take(backend, "b")
+    third = await take(backend, "c")
+    await registry.leave("b")
+    assert not (await settle(backend, third)).settled
+
+    await backend.holds.release("session", first.epoch, 7, "position")
+
+    assert (True, 7) == ((settled := await settle(backend, third)).settled, settled.delivered_seq)
+
+
+async def test_where_the_one_before_died_too_the_next_waits_and_then_forces_it(
+    backend: Backend, registry: ReplicaRegistry
+) -> None:
+    """Whether somebody before the last one lives is not known: who takes the stream waits, and then forces it."""
+    await take(backend, "a")
+    await take(backend, "b")
+    for dead in ("a", "b"):
+        await registry.leave(dead)
+
+    hold = await take(backend, "c")
+    assert not (await settle(backend, hold)).settled
+
+    assert (await settle(backend, hold, force=True)).settled
+
+
+async def test_a_release_speaks_for_those_who_were_never_settled_after_it(backend: Backend) -> None:
+    first = await take(backend, "a")
+    second, third = await take(backend, "b"), await take(backend, "c")
+
+    assert "c" == await backend.holds.release("session", first.epoch, 7, "position")
+
+    assert (True, 7) == ((settled := await settle(backend, third)).settled, settled.delivered_seq)
+    assert await backend.holds.release("session", second.epoch, 9, "of one that never held it") is None
+    assert 7 == (await settle(backend, third)).delivered_seq
+
+
 async def test_a_saved_position_is_where_the_next_holder_starts(backend: Backend, registry: ReplicaRegistry) -> None:
     hold = await take(backend, "a")
     assert await backend.holds.save("session", hold.epoch, 4, "position")
@@ -238,10 +292,26 @@ async def test_after_a_fight_the_stream_can_be_taken_once_it_was_let_go(backend:
 async def test_after_a_fight_the_stream_of_the_dead_can_be_taken(backend: Backend, registry: ReplicaRegistry) -> None:
     await take(backend, "a")
     await take(backend, "b")
-    await take(backend, "c")
+    await settle(backend, await take(backend, "c"), force=True)
     await registry.leave("c")
 
     assert (await take(backend, "a")).settled
+
+
+async def test_of_what_is_held_it_is_told_what_has_grown_or_is_held_otherwise(backend: Backend) -> None:
+    for name in ("grown", "taken", "gone"):
+        await a_session(backend, name)
+    names = ("session", "grown", "taken", "gone")
+    epochs = {name: hold.epoch for name in names if (hold := await backend.holds.take(name, "a"))}
+    held = [(name, epochs[name], 0) for name in names]
+    assert {"gone again"} == set(await backend.holds.changed([*held, ("gone again", 1, 0)]))
+
+    await backend.log.append_standalone([("grown", NewEvent("1"))])
+    await backend.holds.take("taken", "a")
+    await end(backend, "gone")
+
+    assert {"grown", "taken"} <= set(await backend.holds.changed(held)) <= {"grown", "taken", "gone"}
+    assert set() == set(await backend.holds.changed([("grown", epochs["grown"], 1)]))
 
 
 async def test_namespaces_never_see_each_others_holds(backend: Backend, neighbour: Backend) -> None:

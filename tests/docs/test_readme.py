@@ -19,7 +19,7 @@ SNIPPETS = [
     one.replace("postgresql://app@db/app", "memory://") for one in snippets_of("README.md") if "Client(" not in one
 ]
 DEFINITIONS = [one for one in SNIPPETS if "async with" not in one]
-[STORE, NEWS] = [one for one in SNIPPETS if "async with" in one]
+[STORE, NEWS, EVENTS] = [one for one in SNIPPETS if "async with" in one]
 
 
 async def defined() -> dict[str, Any]:
@@ -55,6 +55,22 @@ async def test_the_snippet_about_news_runs_and_its_subscriber_hears(capsys):
         tasks.cancel_scope.cancel()
     # What was published right before it subscribed may come as well.
     assert printed.endswith("orders/changed {'order': 8}\n")
+
+
+async def test_the_snippet_about_events_runs_and_follows_what_it_appends(capsys):
+    namespace = await defined()
+    layer = namespace["layer"]
+    async with layer:
+        namespace["session"] = session = await layer.sessions.create()
+        with anyio.fail_after(10):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(run, EVENTS, namespace)
+                printed = ""
+                while "packed" not in printed:
+                    await anyio.lowlevel.checkpoint()
+                    printed += capsys.readouterr().out
+                await layer.sessions.delete(session.id)
+    assert printed.endswith("1 {'order': 7, 'step': 'packed'}\n")
 
 
 def test_the_example_has_ten_lines_or_so():

@@ -1,5 +1,6 @@
 """A parent to be ended: runs a cluster, prints the ids of its processes and waits."""
 
+import signal
 import sys
 
 import anyio
@@ -15,4 +16,6 @@ async def main(app: str, database_url: str) -> None:
 
 
 if __name__ == "__main__":
+    # A shell that runs the tests in the background has them, and what they start, ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     anyio.run(main, sys.argv[1], sys.argv[2])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from mcpsession.errors import LimitExceededError
+from mcpsession.event_records import Entry
 from mcpsession.model import Batch, Mail, NewEvent, OpenedStream, Replica
 from mcpsession.news_contracts import ControlPlace
 from mcpsession.postgres.backend import PostgresBackend
@@ -24,13 +26,18 @@ TOUCHES = 500
 async def explained_calls(url: str) -> Sequence[Explained]:
     """Use each part of a backend as the layer does, and return what it asked of the database."""
     explainer = Explainer()
-    backend = PostgresBackend(url, None, Settings(namespace=NAMESPACE, statement_timeout=PATIENCE))
-    backend._database.address.options["connection_class"] = explainer.connection_class()
+    # Not a number that would pass for how many rows a statement is asked for.
+    settings = Settings(namespace=NAMESPACE, statement_timeout=PATIENCE, max_events=MANY + 1)
+    backend = PostgresBackend(url, None, settings)
+    options = backend._database.address.options
+    options["connection_class"] = explainer.connection_class(options["connection_class"])
     async with backend.running(), backend.registry() as registry:
         await registry.join(Replica(ME))
         await _live(backend)
         await _look(backend)
         await _talk(backend)
+        await _log(backend)
+        await _request(backend)
         await _hold(backend)
         await _correspond(backend)
         await _control(backend)
@@ -112,6 +119,40 @@ async def _talk(backend: PostgresBackend) -> None:
     await log.unfinished(LIVE)
 
 
+async def _log(backend: PostgresBackend) -> None:
+    events = backend.events
+    some, full, heavy = live(100_105, 100_085, 100_095)
+    entries = [Entry("{}", id=f"event-{n}") for n in range(2, 9)]
+    for session, stream in ((some, "new"), (some, "log"), (full, "log"), (heavy, "log")):
+        await events.append(session, stream, entries)
+        await events.append(session, stream, [Entry("{}")])
+    for after in (0, 500, "event-500", "nobody's"):
+        assert await events.read(full, "log", after, 100) is not None
+    assert await events.follow(full, "log", LIVE)
+    await events.unfollow(full, "log", LIVE)
+    await events.stats()
+    # A call that says more than its stream holds, and a client's stream that is full.
+    [talker] = live(100_115)
+    await backend.log.write(opened(talker, "talk", *["{}"] * 20), producer=LIVE)
+    [talk] = appended(talker, "talk", 20, "{}").appended
+    await backend.log.write(Batch(appended=[replace(talk, trimmed=10)]), producer=LIVE)
+    await backend.log.append_standalone([(full, NewEvent("{}"))])
+
+
+async def _request(backend: PostgresBackend) -> None:
+    requests = backend.requests
+    [a] = live(100_125)
+    assert await requests.track(a, "1", "work", 60, by=LIVE) is not None
+    assert await requests.find(a, "1") is not None
+    # Refused: it looks whether what is in its way is over.
+    await backend.log.write(opened(a, "refused", "{}", request="1"), producer=LIVE)
+    assert await requests.complete(a, "1") is not None
+    for after in (("", ""), (session_id(7), "1")):
+        await requests.running(after=after, limit=100)
+        await requests.running(session_id(1015), after=after, limit=100)
+    assert await requests.sweep(MANY)
+
+
 async def _hold(backend: PostgresBackend) -> None:
     holds = backend.holds
     [a] = live(100_065)
@@ -119,6 +160,8 @@ async def _hold(backend: PostgresBackend) -> None:
     assert hold is not None
     await holds.settle(a, hold.epoch, force=False)
     await holds.holder(a)
+    await holds.changed([(a, hold.epoch, 1)])
+    await holds.changed([(one, 1, 0) for one in some_live(MANY)])
     await holds.save(a, hold.epoch, 1, "100:100:@1")
     await holds.release(a, hold.epoch, 1, "100:100:@1")
 

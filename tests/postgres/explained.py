@@ -35,10 +35,13 @@ class Explainer:
     def __init__(self) -> None:
         self.explained: list[Explained] = []
 
-    def connection_class(self) -> type[asyncpg.Connection[asyncpg.Record]]:
+    def connection_class(
+        self, ours: type[asyncpg.Connection[asyncpg.Record]]
+    ) -> type[asyncpg.Connection[asyncpg.Record]]:
+        """A class of connections like `ours`, that explain what they run."""
         explain = self._explain
 
-        class Explaining(asyncpg.Connection):
+        class Explaining(ours):  # type: ignore[misc, valid-type]
             __slots__ = ()
 
             async def fetch(self, query: str, *args: Any, **options: Any) -> Any:

@@ -74,8 +74,23 @@ FILL = (
     """,
     """
     INSERT INTO mcpsession.streams (namespace, session_id, id, kind, last_seq, delivered_news)
-    SELECT 'plans', md5(n::text), 's', 'standalone', 1, '100:100:@1'
+    SELECT 'plans', md5(n::text), 's', 'standalone', CASE WHEN n = 100085 THEN 1001 ELSE 1 END, '100:100:@1'
     FROM generate_series(1, 200000) AS n
+    """,
+    # The application's own: some have little, one has as many events as it may, one as many bytes and a few more.
+    """
+    INSERT INTO mcpsession.streams (namespace, session_id, id, kind, last_seq, bytes)
+    SELECT 'plans', md5(n::text), 'a:log', 'application', CASE n WHEN 100085 THEN 1001 WHEN 100095 THEN 900 ELSE 5 END,
+        CASE n WHEN 100095 THEN 8388708 ELSE 100 END
+    FROM generate_series(100005, 200000, 10) AS n
+    """,
+    # What it tracks: of a hundred one is over, and one is of a replica that is dead.
+    """
+    INSERT INTO mcpsession.streams (namespace, session_id, id, kind, request_ids, method, producer, expires_at)
+    SELECT 'plans', md5((n * 10 + 5)::text), 'tracked-' || n, 'tracked', ARRAY['"t' || n || '"'], 'work',
+        CASE WHEN n % 100 = 1 THEN 'dead-replica' ELSE 'live-replica' END,
+        now() + CASE WHEN n % 100 = 2 THEN interval '-1 minute' ELSE interval '5 minutes' END
+    FROM generate_series(1, 300) AS n
     """,
     # Of each ten thousand calls: 10 run (one of them on a replica that is dead), 100 ended too long ago.
     """
@@ -94,9 +109,10 @@ FILL = (
     SELECT 'other', md5(n::text), 'stream-' || n, 0, now(), now() - interval '1 day' FROM generate_series(1, 20000) AS n
     """,
     """
-    INSERT INTO mcpsession.events (namespace, session_id, stream_id, seq, message, request_of)
+    INSERT INTO mcpsession.events (namespace, session_id, stream_id, seq, message, request_of, event_id, type)
     SELECT namespace, session_id, id, seq, '{"jsonrpc":"2.0","method":"notifications/message","params":{}}',
-        CASE WHEN seq = 2 THEN 'live-replica' END
+        CASE WHEN seq = 2 THEN 'live-replica' END,
+        CASE WHEN kind = 'application' THEN 'event-' || seq END, CASE WHEN kind = 'application' THEN 'message' END
     FROM mcpsession.streams, generate_series(1, last_seq) AS seq
     """,
     """

@@ -178,7 +178,7 @@ async def test_without_topics_news_for_a_few_is_taken_back_rather_than_told_to_a
     assert ["news", "changed"] == [row["body"] for row in rows]
 
 
-async def test_five_processes_that_migrate_an_empty_database_at_once_all_succeed(empty_database_url: str) -> None:
+async def test_f101_five_processes_that_migrate_an_empty_database_at_once_all_succeed(empty_database_url: str) -> None:
     """All five are held at the lock before the first begins, and one in six would fail without it."""
     async with connected(empty_database_url) as barrier:
         await barrier.execute("SELECT pg_advisory_lock($1)", LOCK_KEY)

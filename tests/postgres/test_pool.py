@@ -134,6 +134,20 @@ async def test_cancelled_statements_leave_their_connections_usable(database_url:
             assert 1 == (await store.fetch("SELECT 1 AS one"))[0]["one"]
 
 
+@pytest.mark.parametrize("kind", ["pool", "link"])
+async def test_a_value_that_cannot_be_encoded_leaves_no_transaction_open(database_url: str, kind: str) -> None:
+    """The driver has had the statement parsed by then, which began one."""
+    link = Link(Address(database_url, Settings()))
+    database = Database(database_url, Settings(pool_size=1))
+    bystander = await asyncpg.connect(database_url)
+    async with database.running(), link.closing():
+        store = database if kind == "pool" else link
+        with pytest.raises(StoreError):
+            await store.fetch("SELECT count(*) FROM mcpsession.mail WHERE sender = $1", "\ud800")
+        assert [] == await bystander.fetch("SELECT * FROM pg_locks WHERE relation = 'mcpsession.mail'::regclass")
+    await bystander.close()
+
+
 async def test_a_read_only_server_is_away_and_its_connections_are_dropped(database_url: str) -> None:
     """A demoted primary answers pings and reads: a pool that kept its connections would never leave it."""
     database = Database(database_url, Settings(pool_size=1))

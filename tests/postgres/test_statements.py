@@ -44,4 +44,4 @@ def test_a_statement_names_the_schema(name: str) -> None:
 
 
 def test_the_statements_are_found() -> None:
-    assert {"events.WRITE", "holds.TAKE", "mail.NEWS", "replicas.BEAT", "creation.CREATE"} <= STATEMENTS.keys()
+    assert {"writing.WRITE", "holds.TAKE", "mail.NEWS", "replicas.BEAT", "creation.CREATE"} <= STATEMENTS.keys()

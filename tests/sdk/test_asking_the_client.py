@@ -25,9 +25,9 @@ async def ask(ctx, **opts):
 
 
 @pytest.mark.parametrize("at", ["the same replica", "another replica"])
-async def test_an_answer_reaches_the_waiting_handler(here, there, client, at):
+async def test_f36_an_answer_reaches_the_waiting_handler(here, there, client, at):
     async def script(ctx):
-        return (await ask(ctx))["action"]
+        return (await ask(ctx, timeout=10))["action"]
 
     here.scripts["ask"] = script
     with anyio.fail_after(5):
@@ -53,7 +53,7 @@ async def test_a_clients_error_is_raised_as_the_mcp_error_that_it_is(here, there
             assert "(-7, 'no')" == text_of(await response.message())
 
 
-async def test_a_timed_out_question_raises_request_timeout_and_tells_the_client_that_it_is_cancelled(here, client):
+async def test_f33_a_timed_out_question_raises_request_timeout_and_tells_the_client_that_it_is_cancelled(here, client):
     async def script(ctx):
         with pytest.raises(MCPError) as raised:
             await ask(ctx, timeout=0.01)
@@ -230,4 +230,5 @@ async def test_once_the_handler_has_returned_nothing_more_is_sent_even_before_it
             assert "done" == text_of(answer)
             await ctx.report_progress(2)
             await settle()
+            await here.parts.journal.flushed()
             assert 1 == (await logged(here, client, response.last_id)).last_seq

@@ -80,9 +80,9 @@ async def test_f17_what_is_stored_for_a_terminated_session_afterwards_is_refused
         await there.parts.journal.flushed()
 
         late = NewEvent('{"jsonrpc":"2.0","method":"notifications/late"}')
-        assert {} == await there.layer.events.append_standalone([(client.session_id, late)])
+        assert {} == await there.layer._backend.log.append_standalone([(client.session_id, late)])
         batch = Batch(appended=[AppendedStream(client.session_id, stream_id, base, [late], False)])
-        assert [] == list(await there.layer.events.write(batch, producer=there.id))
+        assert [] == list(await there.layer._backend.log.write(batch, producer=there.id))
         assert await logged(there, client, call.last_id) is None
 
 

@@ -93,7 +93,7 @@ async def test_a_handler_in_json_mode_outlives_its_socket_too(database_url):
             await here.parts.in_flight.finished()
 
 
-async def test_a_duplicate_of_a_live_request_id_is_refused_and_does_not_disturb_the_first(here, client):
+async def test_f32_a_duplicate_of_a_live_request_id_is_refused_and_does_not_disturb_the_first(here, client):
     release, entered = anyio.Event(), anyio.Event()
 
     async def script(ctx):
@@ -112,7 +112,7 @@ async def test_a_duplicate_of_a_live_request_id_is_refused_and_does_not_disturb_
             assert "first" == text_of(await first.message())
 
 
-async def test_of_two_live_requests_with_one_id_on_two_replicas_one_runs_to_its_end(here, there, client):
+async def test_f32_of_two_live_requests_with_one_id_on_two_replicas_one_runs_to_its_end(here, there, client):
     release = anyio.Event()
 
     async def script(ctx):

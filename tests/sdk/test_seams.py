@@ -1,18 +1,22 @@
-"""The seams of the MCP SDK that this project stands on. When one fails, a new SDK release moved it: the message says
-which module of ours to look at, and until that is mended `mcp` in pyproject.toml must stay below that release."""
+"""The seams of the MCP SDK, and of uvicorn, that this project stands on. When one fails, a new release moved it: the
+message says which module of ours to look at. Until a seam of the SDK is mended `mcp` in pyproject.toml must stay below
+that release."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import signal
 
 import pytest
+import uvicorn
 from mcp.server.lowlevel.server import Server
 from mcp.server.mcpserver import MCPServer
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION, MODERN_PROTOCOL_VERSIONS
 
 from mcpsession import SessionLayer
 from mcpsession.sdk.app import low_level
+from mcpsession.sdk.drain import _asked_to_exit
 from mcpsession.sdk.session_manager import LayerSessionManager
 
 REMEDY = (
@@ -122,3 +126,25 @@ def test_our_manager_stands_in_the_place_of_the_sdks(make):
     server = make()
     layer.streamable_http_app(server)
     assert isinstance(low_level(server).session_manager, LayerSessionManager)
+
+
+def test_uvicorn_still_ends_by_itself_where_it_is_asked_to_and_its_handler_still_says_whose_it_is():
+    remedy = (
+        "this uvicorn release moved a seam: at SIGTERM replicas drain all the same, but end with -15 in place of 0; "
+        "adapt _asked_to_exit in mcpsession/sdk/drain.py; what moved: {}"
+    )
+    server = uvicorn.Server(uvicorn.Config(lambda: None))
+    before = signal.getsignal(signal.SIGTERM)
+    with server.capture_signals():
+        handler = signal.getsignal(signal.SIGTERM)
+        assert server is getattr(handler, "__self__", None), remedy.format("Server.handle_exit, a bound method")
+        assert server.should_exit is False, remedy.format("Server.should_exit")
+        assert _asked_to_exit(handler)
+        assert server.should_exit is True
+    # A signal that the handler took would have been raised again.
+    assert before == signal.getsignal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN, None, lambda *_: None, Server("s").run])
+def test_another_servers_handler_is_called_as_it_is(handler):
+    assert not _asked_to_exit(handler)

@@ -137,19 +137,19 @@ async def speak(replica: SessionLayer, session_id: SessionId, *, producer: Repli
     """Leave a running request stream with two messages, and a message on the standalone stream."""
     events = [NewEvent("one"), NewEvent("two")]
     opened = OpenedStream(session_id, "stream", ("1",), events, finished=False)
-    assert await replica.events.write(Batch(opened=[opened]), producer=producer)
-    await replica.events.append_standalone([(session_id, NewEvent("said"))])
+    assert await replica._backend.log.write(Batch(opened=[opened]), producer=producer)
+    await replica._backend.log.append_standalone([(session_id, NewEvent("said"))])
 
 
 async def append(replica: SessionLayer, session_id: SessionId, *, producer: ReplicaId = "producer") -> bool:
     """Add a third message to that request stream; False if nobody took it."""
     appended = AppendedStream(session_id, "stream", 2, [NewEvent("three")], finished=False)
-    return bool(await replica.events.write(Batch(appended=[appended]), producer=producer))
+    return bool(await replica._backend.log.write(Batch(appended=[appended]), producer=producer))
 
 
 async def said(replica: SessionLayer, session_id: SessionId, stream_id: StreamId = "stream") -> list[str] | None:
     """The messages of a stream; None if it is not there."""
-    state = await replica.events.read(session_id, stream_id, 0, 1000)
+    state = await replica._backend.log.read(session_id, stream_id, 0, 1000)
     return None if state is None else [event.message for event in state.events]
 
 

@@ -126,7 +126,7 @@ async def test_f17_of_a_terminated_session_nothing_is_left_but_its_tombstone(
         assert await said(replica, "session", "s") is None
         # An event for it is not stored, and it is said so.
         assert not await append(replica, "session")
-        assert {} == dict(await replica.events.append_standalone([("session", NewEvent("late"))]))
+        assert {} == dict(await replica._backend.log.append_standalone([("session", NewEvent("late"))]))
         with pytest.raises(SessionNotFoundError):
             await replica.sessions.state("session")
         with pytest.raises(SessionExistsError):

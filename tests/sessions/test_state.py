@@ -138,7 +138,7 @@ async def test_f15_an_update_that_changes_something_is_activity_too(here: Sessio
 # compare and set
 
 
-async def test_a_state_is_set_if_it_was_not_changed_since(here: SessionLayer, there: SessionLayer) -> None:
+async def test_f100_a_state_is_set_if_it_was_not_changed_since(here: SessionLayer, there: SessionLayer) -> None:
     session = await here.sessions.create("session", state={"n": 1})
 
     second = await there.sessions.compare_and_set("session", session.version, {"n": 2})
@@ -150,7 +150,7 @@ async def test_a_state_is_set_if_it_was_not_changed_since(here: SessionLayer, th
     assert (2, {"n": 3}) == await changes(there, session)
 
 
-async def test_of_those_who_compare_and_set_at_once_one_succeeds(here: SessionLayer, there: SessionLayer) -> None:
+async def test_f100_of_those_who_compare_and_set_at_once_one_succeeds(here: SessionLayer, there: SessionLayer) -> None:
     version = (await here.sessions.create("session")).version
     jobs = [
         partial((here if number % 2 else there).sessions.compare_and_set, "session", version, {"n": number})

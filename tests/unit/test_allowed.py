@@ -36,6 +36,9 @@ ALLOWED: dict[str, str] = {
     "max_metadata_depth": "a whole number from 1 to 100",
     "max_stream_events": COUNT,
     "max_stream_bytes": COUNT,
+    "max_events": COUNT,
+    "max_replay_bytes": COUNT,
+    "max_event_bytes": JSON,
     "max_streams_per_session": COUNT,
     "max_subscriptions_per_session": COUNT,
     "touch_flush": SECONDS_ABOVE_0,
@@ -73,6 +76,9 @@ ALLOWED: dict[str, str] = {
     "debounce": SECONDS_FROM_0,
     "debounce_max": SECONDS_FROM_0,
     "control_ttl": SECONDS_ABOVE_0,
+    "request_timeout": SECONDS_ABOVE_0,
+    "call_timeout": f"{SECONDS_ABOVE_0}, or None",
+    "answer_timeout": f"{SECONDS_ABOVE_0}, or None",
     "stream_wait": SECONDS_FROM_0,
 }
 

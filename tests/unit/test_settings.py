@@ -30,6 +30,8 @@ OTHERS: dict[str, Any] = {
     "durability": "strict",
     "listener": "optional",
     "stream_wait": 2.0,
+    "call_timeout": 20.0,
+    "answer_timeout": 30.0,
     "prepared_statements": False,
 }
 
