@@ -37,7 +37,8 @@ async def read_state(client: Client, chance: random.Random) -> dict[str, int] | 
         with anyio.move_on_after(ATTEMPT):
             async with client.calling("counted", {"tag": tag}) as stream:
                 await stream.end(math.inf)
-        if stream.finals and "result" in stream.finals[0]:
+        # The tool says so, too, if the store is away.
+        if stream.finals and not stream.finals[0].get("result", {"isError": True}).get("isError"):
             state: dict[str, int] = json.loads(text_of(stream.finals[0]))
             return state
         if stream.status == 404:
