@@ -28,8 +28,8 @@ _OURS = "mcpsession/"
 _GAP = "mcpsession/gap"
 
 
-def tail_of(stream: str) -> StreamId:
-    """What bells and tails call an application's stream: no other stream's id has a colon."""
+def stream_id_of(stream: str) -> StreamId:
+    """An application's stream among all of a session, in stores, bells and tails: no other one's id has a colon."""
     return f"a:{stream}"
 
 

@@ -15,14 +15,14 @@ from mcpsession.calling import call
 from mcpsession.errors import EventError, LimitExceededError, SessionNotFoundError, StoreUnavailableError
 from mcpsession.event_contracts import SessionEvents
 from mcpsession.event_records import Entry, EventGap, EventStats, LoggedEvent, Replay, StoredEntry
-from mcpsession.event_texts import check_stream, checked, entry, event_of, logged, place_of, replay_of, tail_of
+from mcpsession.event_texts import check_stream, checked, entry, event_of, logged, place_of, replay_of, stream_id_of
 from mcpsession.follower import Follower
 from mcpsession.following import Following
 from mcpsession.model import SessionId
 from mcpsession.post_office import PostOffice
 from mcpsession.settings import Settings
 from mcpsession.telemetry import Telemetry
-from mcpsession.texts import check_session_id
+from mcpsession.texts import check_owner, check_session_id
 from mcpsession.touches import Touches
 
 logger = logging.getLogger(__name__)
@@ -72,8 +72,7 @@ class Events:
 
         Raises TypeError for what is no text: a user that is missing must not become everybody.
         """
-        if not isinstance(owner, str):
-            raise TypeError(f"an owner is text, not {type(owner).__name__}; for the events of all, use layer.events")
+        check_owner(owner, "events")
         return Events(
             self._store,
             self._settings,
@@ -227,7 +226,7 @@ class Events:
         if appended.added:
             self._telemetry.count("mcpsession_appended_events_total", appended.added)
             for replica in appended.followers:
-                self._post_office.ring_stream(replica, session_id, tail_of(stream))
+                self._post_office.ring_stream(replica, session_id, stream_id_of(stream))
         await self._touch(session_id, appended.remaining)
         # Of one that was said twice in this call, the first is what is there.
         events: dict[int, LoggedEvent] = {}

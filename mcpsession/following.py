@@ -17,7 +17,7 @@ import anyio
 from mcpsession.errors import LayerClosedError, MCPSessionError, SessionNotFoundError, StoreUnavailableError
 from mcpsession.event_contracts import SessionEvents
 from mcpsession.event_records import EntryPage, StoredEntry
-from mcpsession.event_texts import tail_of
+from mcpsession.event_texts import stream_id_of
 from mcpsession.model import ReplicaId, SessionId, fingerprint
 from mcpsession.tails import Tail, Tails
 
@@ -193,7 +193,7 @@ class Following:
     def hearing(self, key: Key) -> AbstractContextManager[Tail]:
         """Hear the bells of a stream while inside."""
         session_id, stream = key
-        return self._tails.reading(session_id, tail_of(stream))
+        return self._tails.reading(session_id, stream_id_of(stream))
 
     def join(self, key: Key, tail: Tail) -> Followed:
         """Follow; `leave` is to come. Raises LayerClosedError."""

@@ -22,7 +22,7 @@ async def every(interval: float, job: Callable[[], Awaitable[object]], *, name: 
         try:
             await job()
         except Exception as error:  # the boundary: a job must not end the loop
-            _log(error, f"{name} failed, next run in about {interval:.0f} s")
+            log_failure(logger, error, f"{name} failed, next run in about {interval:.0f} s")
 
 
 async def patiently(
@@ -35,16 +35,19 @@ async def patiently(
         try:
             await job()
         except Exception as error:  # the boundary: whatever ends a service once must not end it for good
-            _log(error, f"{name} stopped, starts again in about {pause:.1f} s")
+            log_failure(logger, error, f"{name} stopped, starts again in about {pause:.1f} s")
         if anyio.current_time() - began > longest:
             pause = first
         await anyio.sleep(pause * random.uniform(0.5, 1.0))
         pause = min(pause * 2, longest)
 
 
-def _log(error: Exception, text: str) -> None:
-    """Where nothing but the store is away, a traceback says no more, and costs: the SDK has logs drawn by rich where
-    that is installed, and one traceback then holds the event loop up for a second."""
+def log_failure(logger: logging.Logger, error: Exception, text: str) -> None:
+    """Log what must not end a loop.
+
+    Where nothing but the store is away, a traceback says no more, and costs: the SDK has logs drawn by rich where that
+    is installed, and one traceback then holds the event loop up for a second.
+    """
     if isinstance(error, StoreUnavailableError):
         logger.warning("%s: %s", text, error)
     else:

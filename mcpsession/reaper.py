@@ -16,10 +16,11 @@ import anyio
 import anyio.abc
 
 from mcpsession.endings import Endings
-from mcpsession.errors import LayerClosedError, StoreUnavailableError
+from mcpsession.errors import LayerClosedError
 from mcpsession.expiry import ExpiryHandlers
 from mcpsession.model import Reaped, SessionId
 from mcpsession.orphans import Orphans
+from mcpsession.periodic import log_failure
 from mcpsession.policies import Expired, Idle, Matching, Orphaned, Policy
 from mcpsession.records import EndReason, Filter, Session
 from mcpsession.session_contracts import Directory, Reaping
@@ -206,10 +207,8 @@ class Reaper:
     async def _try(self) -> None:
         try:
             await self.run_once()
-        except StoreUnavailableError as error:
-            logger.warning("reaping failed, next pass in about %.0f s: %s", self._interval or 0, error)
-        except Exception:  # the boundary: a pass that failed must not end the loop
-            logger.exception("reaping failed, next pass in about %.0f s", self._interval or 0)
+        except Exception as error:  # the boundary: a pass that failed must not end the loop
+            log_failure(logger, error, f"reaping failed, next pass in about {self._interval or 0:.0f} s")
 
     # A pass
 

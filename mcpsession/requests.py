@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import anyio
@@ -20,7 +19,7 @@ from mcpsession.event_contracts import RequestRows
 from mcpsession.event_records import RequestInfo
 from mcpsession.model import ReplicaId, SessionId
 from mcpsession.settings import Settings
-from mcpsession.texts import LONGEST_METHOD, check_session_id, check_text, request_id_text
+from mcpsession.texts import LONGEST_METHOD, check_owner, check_session_id, check_text, request_id_text
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +48,6 @@ class Cancels(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class _Around:
-    """What it works with."""
-
-    rows: RequestRows
-    cancels: Cancels
-    settings: Settings
-    me: Callable[[], ReplicaId]
-
-
 class Requests:
     """Requests under way, of live sessions, on living replicas. `1` and `"1"` are two ids.
 
@@ -80,8 +69,10 @@ class Requests:
         *,
         owner: str | None = None,
     ) -> None:
-        self._around = _Around(rows, cancels, settings, me)
         self._rows = rows
+        self._cancels = cancels
+        self._settings = settings
+        self._me = me
         self._owner = owner
 
     def of(self, owner: str) -> Requests:
@@ -89,12 +80,8 @@ class Requests:
 
         Raises TypeError for what is no text: a user that is missing must not become everybody.
         """
-        if not isinstance(owner, str):
-            raise TypeError(
-                f"an owner is text, not {type(owner).__name__}; for the requests of all, use layer.requests"
-            )
-        around = self._around
-        return Requests(around.rows, around.cancels, around.settings, around.me, owner=owner)
+        check_owner(owner, "requests")
+        return Requests(self._rows, self._cancels, self._settings, self._me, owner=owner)
 
     # Tracking
 
@@ -121,14 +108,14 @@ class Requests:
         if not isinstance(method, str) or not 0 < len(method) <= LONGEST_METHOD:
             raise ValueError(f"method={method!r:.80} is not allowed: a text of 1 to {LONGEST_METHOD} characters")
         check_text(method)
-        seconds = self._around.settings.request_timeout if timeout is None else timeout
+        seconds = self._settings.request_timeout if timeout is None else timeout
         allowed = ALLOWED["request_timeout"]
         if not allowed.admits(seconds):
             raise ValueError(f"timeout={timeout!r} is not allowed: {allowed.what}")
-        if self._around.cancels.logs(session_id, request_id) and await self.has(session_id, request_id):
+        if self._cancels.logs(session_id, request_id) and await self.has(session_id, request_id):
             # Its stream, which may be on its way, would find this in its place, and the call would end for it.
             raise DuplicateRequestError(request_id)
-        info = await self._rows.track(session_id, key, method, float(seconds), owner=self._owner, by=self._around.me())
+        info = await self._rows.track(session_id, key, method, float(seconds), owner=self._owner, by=self._me())
         if info is None:
             raise SessionNotFoundError(session_id)
         return info
@@ -179,7 +166,7 @@ class Requests:
         """The request that is under way with this id, tracked or a client's call; None if there is none."""
         check_session_id(session_id)
         found = await self._rows.find(session_id, request_id_text(request_id), owner=self._owner)
-        return found or await self._around.cancels.find(session_id, request_id, self._owner)
+        return found or await self._cancels.find(session_id, request_id, self._owner)
 
     async def list(
         self, session_id: SessionId | None = None, *, after: RequestInfo | None = None, limit: int = _PAGE
@@ -221,7 +208,7 @@ class Requests:
             # Of those who complete and cancel it at once, one succeeds.
             found = await self._rows.complete(session_id, key, owner=self._owner, begun=found.started_at)
         if found is not None:
-            await self._around.cancels.everywhere(session_id, request_id, reason)
+            await self._cancels.everywhere(session_id, request_id, reason)
         return found
 
 

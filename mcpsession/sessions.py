@@ -16,7 +16,7 @@ from mcpsession.session_queries import SessionQueries, several
 from mcpsession.session_state import SessionState, Turns
 from mcpsession.session_subscriptions import SessionSubscriptions
 from mcpsession.surroundings import Surroundings
-from mcpsession.texts import check_text
+from mcpsession.texts import check_owner, check_text
 
 OnConflict = Literal["error", "replace", "existing"]
 
@@ -52,10 +52,7 @@ class Sessions(SessionQueries, SessionState, SessionSubscriptions):
 
         Raises TypeError for what is no text: a user that is missing must not become everybody.
         """
-        if not isinstance(owner, str):
-            raise TypeError(
-                f"an owner is text, not {type(owner).__name__}; for the sessions of all, use layer.sessions"
-            )
+        check_owner(owner, "sessions")
         return Sessions(self._around, self._turns, owner=owner)
 
     # Birth

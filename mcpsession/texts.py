@@ -84,6 +84,12 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(item, levels - 1) for item in value)
 
 
+def check_owner(value: object, what: str) -> None:
+    """Raises TypeError for what is no owner of sessions: a user that is missing must not become everybody."""
+    if not isinstance(value, str):
+        raise TypeError(f"an owner is text, not {type(value).__name__}; for the {what} of all, use layer.{what}")
+
+
 def check_session_id(value: object) -> None:
     """Raises TypeError for what is no id of a session: the session itself, most often."""
     if not isinstance(value, str):

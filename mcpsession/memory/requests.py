@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from heapq import nsmallest
+from itertools import islice
 
 from mcpsession.errors import DuplicateRequestError
 from mcpsession.event_records import RequestInfo
@@ -82,14 +83,10 @@ class MemoryRequests:
 
     async def sweep(self, limit: int) -> int:
         with self._tables.lock:
-            over = [
-                row
-                for row in self._tables.running.values()
-                if row.kind == "tracked" and (row.has_expired() or self._tables.is_dead(row.producer))
-            ]
-            for row in over[:limit]:
+            over = list(islice(filter(self._tables.is_over, self._tables.running.values()), limit))
+            for row in over:
                 self._tables.discard(row)
-            return len(over[:limit])
+            return len(over)
 
     def _running(self, session_id: SessionId | None, owner: str | None) -> Iterator[tuple[StreamRow, str]]:
         """Each request under way, with its stream: one of a batch has several."""

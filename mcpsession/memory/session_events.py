@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from mcpsession.event_records import Appended, Entry, EntryPage, EventStats, StoredEntry
+from mcpsession.event_texts import stream_id_of
 from mcpsession.memory.rows import EventRow, StreamRow
 from mcpsession.memory.tables import Tables
 from mcpsession.model import ReplicaId, SessionId
@@ -47,7 +48,7 @@ class MemorySessionEvents:
             if session is None:
                 return None
             incarnation = session.session.incarnation
-            row = self._tables.stream(session_id, _id_of(stream))
+            row = self._tables.stream(session_id, stream_id_of(stream))
             if row is None:
                 return EntryPage([], 0, 0, after == 0, incarnation)
             seq = after if isinstance(after, int) else row.own_ids.get(after)
@@ -65,7 +66,7 @@ class MemorySessionEvents:
 
     async def unfollow(self, session_id: SessionId, stream: str, follower: ReplicaId) -> None:
         with self._tables.lock:
-            row = self._tables.stream(session_id, _id_of(stream))
+            row = self._tables.stream(session_id, stream_id_of(stream))
             if row is not None and follower in row.followers:
                 row.followers.remove(follower)
 
@@ -81,9 +82,9 @@ class MemorySessionEvents:
             return EventStats(len(rows), sum(len(row.events) for row in rows), sum(row.bytes for row in rows))
 
     def _begun(self, session_id: SessionId, stream: str) -> StreamRow:
-        row = self._tables.stream(session_id, _id_of(stream))
+        row = self._tables.stream(session_id, stream_id_of(stream))
         if row is None:
-            row = StreamRow(session_id, _id_of(stream), kind="application")
+            row = StreamRow(session_id, stream_id_of(stream), kind="application")
             self._tables.enter(row)
         return row
 
@@ -113,8 +114,3 @@ def _page(row: StreamRow, after: int, limit: int) -> list[StoredEntry]:
 
 def _knows(row: StreamRow, seq: int | None) -> bool:
     return seq is not None and seq <= row.last_seq
-
-
-def _id_of(stream: str) -> str:
-    """An application's stream among all of a session: no other id has a colon."""
-    return f"a:{stream}"

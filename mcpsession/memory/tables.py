@@ -170,10 +170,14 @@ class Tables:
     def twin(self, session_id: SessionId, request_ids: tuple[str, ...]) -> StreamRow | None:
         """What runs with these request ids; what is over, and was not swept yet, is not in the way."""
         row = self.running.get((session_id, request_ids))
-        if row is not None and row.kind == "tracked" and (row.has_expired() or self.is_dead(row.producer)):
+        if row is not None and self.is_over(row):
             self.discard(row)
             return None
         return row
+
+    def is_over(self, stream: StreamRow) -> bool:
+        """Whether it is a tracked request whose time has passed, or whose replica is dead."""
+        return stream.kind == "tracked" and (stream.has_expired() or self.is_dead(stream.producer))
 
     def enter(self, stream: StreamRow) -> None:
         self.streams.setdefault(stream.session_id, {})[stream.id] = stream

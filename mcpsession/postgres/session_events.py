@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mcpsession.event_records import Appended, Entry, EntryPage, EventStats, StoredEntry
+from mcpsession.event_texts import stream_id_of
 from mcpsession.model import ReplicaId, SessionId
 from mcpsession.postgres.pool import Connection, Database
 from mcpsession.settings import Settings
@@ -184,7 +185,7 @@ class PostgresSessionEvents:
         check_text(stream, *(text for entry in entries for text in (entry.data, entry.type, entry.id or "")))
         if not (storable(session_id) and storable(owner or "")):
             return None
-        key = (self._namespace, session_id, _id_of(stream))
+        key = (self._namespace, session_id, stream_id_of(stream))
         async with self._database.transaction() as connection:
             live, remaining = await self._lock(connection, *key, owner)
             if not live:
@@ -214,7 +215,7 @@ class PostgresSessionEvents:
             stream = _NOWHERE
         number, event_id = (after, None) if isinstance(after, int) else (None, after if storable(after) else None)
         rows = await self._database.fetch(
-            READ, self._namespace, session_id, _id_of(stream), owner, number, event_id, limit
+            READ, self._namespace, session_id, stream_id_of(stream), owner, number, event_id, limit
         )
         if not rows:
             return None
@@ -235,7 +236,7 @@ class PostgresSessionEvents:
         check_text(stream)
         if not storable(session_id):
             return False
-        key = (self._namespace, session_id, _id_of(stream))
+        key = (self._namespace, session_id, stream_id_of(stream))
         async with self._database.transaction() as connection:
             live, _ = await self._lock(connection, *key, None)
             if live:
@@ -243,7 +244,7 @@ class PostgresSessionEvents:
         return live
 
     async def unfollow(self, session_id: SessionId, stream: str, follower: ReplicaId) -> None:
-        await self._database.look_up(UNFOLLOW, self._namespace, session_id, _id_of(stream), follower)
+        await self._database.look_up(UNFOLLOW, self._namespace, session_id, stream_id_of(stream), follower)
 
     async def stats(self, session_id: SessionId | None = None, *, owner: str | None = None) -> EventStats:
         row = await self._database.look_up_one(STATS, self._namespace, session_id, owner)
@@ -262,8 +263,3 @@ class PostgresSessionEvents:
 
 # No application's stream has this id.
 _NOWHERE = ""
-
-
-def _id_of(stream: str) -> str:
-    """An application's stream among all of a session: no other id has a colon."""
-    return f"a:{stream}"

@@ -47,7 +47,6 @@ class Exchange:
     def __init__(self, parts: Parts, request_id: RequestId, method: str, *, json_mode: bool) -> None:
         self.request_id = request_id
         self.method = method
-        self.logged = not json_mode
         self.began = time.monotonic()
         self.began_at = time.time()
         self.replica = parts.heartbeat.replica_id
@@ -99,6 +98,10 @@ class Exchange:
     @property
     def cancelled(self) -> bool:
         return self._cancelled
+
+    @property
+    def logged(self) -> bool:
+        return not self._json_mode
 
     def close_socket(self) -> None:
         """End the response without the answer; the client resumes the stream when it likes."""

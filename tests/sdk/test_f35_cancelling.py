@@ -78,7 +78,7 @@ async def test_f35_nobody_is_told_of_an_id_that_is_unknown(here, there, client):
 async def test_f35_a_cancel_that_comes_after_the_answer_does_not_wait_for_the_next_call(here, there, client):
     with anyio.fail_after(10):
         for at in (here, there):
-            await at.layer._wiring.requests._around.cancels.everywhere(client.session_id, 5, "late")
+            await at.layer._wiring.requests._cancels.everywhere(client.session_id, 5, "late")
         await settle()
         async with client.call(there, "", tool="echo", id=5, arguments={"text": "new"}) as response:
             assert "new" == text_of(await response.message())
