@@ -5,6 +5,8 @@ Costs one round trip a statement: no reset on release, our SQL leaves nothing be
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -17,6 +19,8 @@ from asyncpg.pool import PoolConnectionProxy
 from mcpsession.errors import LayerClosedError, MCPSessionError, StoreError, StoreUnavailableError
 from mcpsession.postgres.address import DRIVER_ERRORS, Address, OurConnection
 from mcpsession.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
@@ -190,8 +194,12 @@ class Database(Statements):
     async def _drop(self, pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]) -> None:
         if _is_sound(connection):
             cast(OurConnection, connection).leave_midway()
-        # Cancellation-safe as it is: asyncpg shields the release, and drops the socket after the deadline.
-        await pool.release(connection, timeout=_CLOSE_DEADLINE)
+        # The release goes on without a caller that is cancelled, and drops the socket after the deadline. The driver
+        # shields it as well, but nobody hears then what it raises (the pool that is closed meanwhile), which the event
+        # loop complains of.
+        release = asyncio.ensure_future(pool.release(connection, timeout=_CLOSE_DEADLINE))
+        release.add_done_callback(_heard)
+        await asyncio.shield(release)
 
     async def _empty_hands(self, pool: asyncpg.Pool[asyncpg.Record]) -> None:
         """Those under way go the same way when they come back."""
@@ -240,6 +248,11 @@ def _is_sound(connection: PoolConnectionProxy[asyncpg.Record]) -> bool:
 async def _release(pool: asyncpg.Pool[asyncpg.Record], connection: PoolConnectionProxy[asyncpg.Record]) -> None:
     if _is_sound(connection):
         await pool.release(connection)
+
+
+def _heard(release: asyncio.Future[None]) -> None:
+    if not release.cancelled() and (error := release.exception()) is not None:
+        logger.debug("a connection was given up: %r", error)
 
 
 def _is_unstorable(error: StoreError) -> bool:

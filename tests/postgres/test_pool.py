@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import asyncpg
 import pytest
+from anyio.abc import ByteStream, SocketAttribute
 
 from mcpsession.errors import ConfigurationError, LayerClosedError, StoreError, StoreUnavailableError
 from mcpsession.postgres.address import Address, redacted, translate
@@ -244,3 +248,70 @@ async def _cut_all(url: str) -> None:
         await connection.close()
     # The driver hears of it in the loop.
     await anyio.sleep(0.1)
+
+
+async def test_a_connection_given_up_while_the_pool_closes_is_no_complaint_of_the_event_loop(database_url: str) -> None:
+    """Cancelled twice: first its statement ends, then whoever gives its connection back, to a silent server."""
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    try:
+        async with _Relay(database_url).running() as relay:
+            database = Database(relay.url, Settings(pool_size=1))
+            async with database.running():
+                holding = asyncio.Event()
+
+                async def hold() -> None:
+                    async with database.connection():
+                        holding.set()
+                        await anyio.sleep_forever()
+
+                holder = asyncio.create_task(hold())
+                await holding.wait()
+                relay.answers = asyncio.Event()
+                for _ in range(2):
+                    holder.cancel()
+                    await anyio.wait_all_tasks_blocked()
+                assert holder.done()
+            gc.collect()
+            await anyio.wait_all_tasks_blocked()
+    finally:
+        loop.set_exception_handler(before)
+    assert [] == complaints
+
+
+class _Relay:
+    """Stands between driver and server; while `answers` is not set, the server seems to say nothing."""
+
+    def __init__(self, url: str) -> None:
+        self._url = urlsplit(url)
+        self.url = ""
+        self.answers = asyncio.Event()
+        self.answers.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[_Relay]:
+        listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+        port = listener.extra(SocketAttribute.local_port)
+        user = f"{self._url.username}@" if self._url.username else ""
+        self.url = self._url._replace(netloc=f"{user}127.0.0.1:{port}").geturl()
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(listener.serve, self._serve)
+            yield self
+            tasks.cancel_scope.cancel()
+
+    async def _serve(self, client: ByteStream) -> None:
+        host, port = self._url.hostname or "127.0.0.1", self._url.port or 5432
+        async with client, await anyio.connect_tcp(host, port) as server, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._ask, client, server)
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+                async for chunk in server:
+                    await self.answers.wait()
+                    await client.send(chunk)
+            tasks.cancel_scope.cancel()
+
+    async def _ask(self, client: ByteStream, server: ByteStream) -> None:
+        async for chunk in client:
+            await server.send(chunk)
+        await server.aclose()
