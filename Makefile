@@ -1,10 +1,12 @@
 # Everything here needs Python 3.11 or newer with its venv module, and make: no Docker, no Postgres.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check conformance bench streams chaos clean
+.PHONY: help demo serve test check conformance bench growth streams chaos clean
 
 PYTHON := .venv/bin/python
 # Written last, so that an interrupted installation is not taken for a finished one.
 INSTALLED := .venv/.installed
+# The peers of the benchmark, in an environment of their own; without a network it is not made, and they are left out.
+PEERS := .venv-peers/.installed
 # Passed on: make test ARGS="-k resume"
 ARGS ?=
 
@@ -30,8 +32,11 @@ check: $(INSTALLED) ## check style, types, the floors of the house and the deplo
 conformance: $(INSTALLED) ## run the public conformance suite against three replicas
 	@$(PYTHON) -m tests.conformance.run $(ARGS)
 
-bench: $(INSTALLED) ## measure tool calls per second beside the stock SDK
+bench: $(INSTALLED) $(PEERS) ## measure beside the stock SDK, mcp-persist and FastMCP: a table, JSON and a picture
 	@$(PYTHON) -m benchmarks $(ARGS)
+
+growth: $(INSTALLED) ## measure what a call costs as replicas, sessions, messages and backlogs grow
+	@$(PYTHON) -m benchmarks --only growth $(ARGS)
 
 streams: $(INSTALLED) ## measure 10,000 open standalone streams over three replicas
 	@$(PYTHON) -m benchmarks --only streams $(ARGS)
@@ -40,8 +45,11 @@ chaos: $(INSTALLED) ## break a cluster for SECONDS_LONG (300), as SEED decides, 
 	@$(PYTHON) -m tests.chaos --seconds $(or $(SECONDS_LONG),300) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## remove .venv and all that was built or cached
-	@rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance
+	@rm -rf .venv .venv-peers .bench build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .conformance
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PEERS): benchmarks/peers.py pyproject.toml | $(INSTALLED)
+	@$(PYTHON) -m benchmarks.peers
 
 $(INSTALLED): pyproject.toml
 	@set -e; \

@@ -1,4 +1,4 @@
-"""One client session over one kept-alive connection, as light as asyncio streams allow: it must not be the bottleneck.
+"""One client session over one kept-alive connection, as light as asyncio allows: it must not be the bottleneck.
 
 Just enough HTTP/1.1 and SSE for servers that answer correctly; anything unexpected ends the measurement.
 """
@@ -9,8 +9,6 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import urlsplit
 
 PROTOCOL_VERSION = "2025-11-25"
-
-READ_LIMIT = 4 * 1024 * 1024
 
 
 class WrongAnswerError(Exception):
@@ -28,12 +26,99 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Connection(asyncio.Protocol):
+    """Sends one request after the other, each when the response to the one before is complete."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._answer: asyncio.Future[Answer] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received = self._received + data if self._received else data
+        try:
+            answer = whole_answer(self._received)
+        except (ValueError, IndexError):
+            answer = None
+            self._fail(WrongAnswerError("a request", self._received))
+        if answer is not None and self._answer is not None and not self._answer.done():
+            self._received = b""
+            self._answer.set_result(answer)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._fail(exc or EOFError("the server closed the connection"))
+
+    async def send(self, request: bytes) -> Answer:
+        """Send the bytes of a request and return its whole response.
+
+        Raises:
+            EOFError: the connection ended before it.
+        """
+        assert self._transport is not None
+        if self._transport.is_closing():
+            raise EOFError("the server closed the connection")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        assert self._transport is not None
+        self._transport.close()
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+
+def whole_answer(received: bytes) -> Answer | None:
+    """The response that these bytes are, or None as long as it is not complete."""
+    end = received.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return None
+    head = received[:end]
+    status = int(head[9:12])
+    if header(head, b"transfer-encoding") is None:
+        missing = end + int(header(head, b"content-length") or 0) - len(received)
+        return _complete(Answer(status, head, received[end:]), -missing) if missing <= 0 else None
+    chunks: list[bytes] = []
+    while True:
+        start = received.find(b"\r\n", end) + 2
+        if start < 2:
+            return None
+        size = int(received[end : start - 2], 16)
+        end = start + size + 2
+        if len(received) < end:
+            return None
+        if not size:
+            body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return _complete(Answer(status, head, body), len(received) - end)
+        chunks.append(received[start : end - 2])
+
+
+def _complete(answer: Answer, too_many: int) -> Answer:
+    if too_many:
+        raise ValueError("bytes after the end of a response")
+    return answer
+
+
+def header(head: bytes, name: bytes) -> bytes | None:
+    """The value of a header, whose name may be in any case, or None."""
+    start = head.lower().find(b"\r\n" + name + b":")
+    if start < 0:
+        return None
+    start += len(name) + 3
+    return head[start : head.index(b"\r\n", start)].strip()
+
+
 class ClientSession:
     """An MCP session that was initialised; calls go one after the other."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: str) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, connection: Connection, url: str) -> None:
+        self._connection = connection
         parts = urlsplit(url)
         self._host = parts.netloc
         self._path = parts.path
@@ -44,8 +129,9 @@ class ClientSession:
     async def open(cls, url: str) -> Self:
         """Connect and initialise a session."""
         parts = urlsplit(url)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=READ_LIMIT)
-        session = cls(reader, writer, url)
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(Connection, str(parts.hostname), parts.port or 80)
+        session = cls(connection, url)
         await session._initialize()
         return session
 
@@ -62,7 +148,7 @@ class ClientSession:
             % arguments
         )
         answer = await self._post(body)
-        result = _message(answer, id).get("result")
+        result = message(answer, id).get("result")
         if not result or result["content"][0]["text"] != text or result.get("isError"):
             raise WrongAnswerError(f"echo of {text!r}", answer)
 
@@ -73,8 +159,8 @@ class ClientSession:
 
     async def close(self) -> None:
         """End the session and the connection."""
-        answer = await self._send(b"DELETE", b"")
-        self._writer.close()
+        answer = await self._connection.send(self.request(b"DELETE", b""))
+        self._connection.close()
         if answer.status not in (200, 204):
             raise WrongAnswerError("DELETE", answer)
 
@@ -90,8 +176,8 @@ class ClientSession:
         }
         body = json.dumps({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params}).encode()
         answer = await self._post(body)
-        version = _message(answer, 0)["result"]["protocolVersion"]
-        session_id = _header(answer.head, b"mcp-session-id")
+        version = message(answer, 0)["result"]["protocolVersion"]
+        session_id = header(answer.head, b"mcp-session-id")
         if session_id is None or version != PROTOCOL_VERSION:
             raise WrongAnswerError("initialize", answer)
         self._common = self._headers(
@@ -108,43 +194,19 @@ class ClientSession:
         ).encode()
 
     async def _post(self, body: bytes) -> Answer:
-        return await self._send(b"POST", body)
-
-    async def _send(self, method: bytes, body: bytes) -> Answer:
-        self._writer.write(self.request(method, body))
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        status = int(head[9:12])
-        if _header(head, b"transfer-encoding"):
-            return Answer(status, head, await self._chunks())
-        length = int(_header(head, b"content-length") or 0)
-        return Answer(status, head, await self._reader.readexactly(length))
-
-    async def _chunks(self) -> bytes:
-        reader = self._reader
-        body = b""
-        while True:
-            size = int(await reader.readuntil(b"\r\n"), 16)
-            chunk = await reader.readexactly(size + 2)
-            if not size:
-                return body
-            body += chunk[:-2]
+        return await self._connection.send(self.request(b"POST", body))
 
 
-def _header(head: bytes, name: bytes) -> bytes | None:
-    """The value of a header, whose name may be in any case, or None."""
-    start = head.lower().find(b"\r\n" + name + b":")
-    if start < 0:
-        return None
-    start += len(name) + 3
-    return head[start : head.index(b"\r\n", start)].strip()
-
-
-def _message(answer: Answer, id: int) -> dict[str, Any]:
-    """The message of an SSE response that answers a request; comments and events without data are skipped."""
+def message(answer: Answer, id: int) -> dict[str, Any]:
+    """The message of a response, SSE or JSON, that answers a request; comments and events without data are skipped."""
     if answer.status == 200:
         for line in answer.body.splitlines():
             if line.startswith(b"data:") and len(line) > len(b"data: "):
-                message: dict[str, Any] = json.loads(line[5:])
-                if message.get("id") == id:
-                    return message
+                found: dict[str, Any] = json.loads(line[5:])
+            elif line.startswith(b"{"):
+                found = json.loads(line)
+            else:
+                continue
+            if found.get("id") == id:
+                return found
     raise WrongAnswerError(f"request {id}", answer)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import peers
+
 # Seconds over which the machine is watched before the run.
 WATCH = 0.5
 
@@ -26,6 +28,7 @@ def describe(postgres: str) -> dict[str, str]:
         "uvicorn": f"{version('uvicorn')} ({_parser()}, {_loop()})",
         "asyncpg": version("asyncpg"),
         "Postgres": postgres,
+        **({} if peers.environment() is None else peers.versions()),
     }
 
 

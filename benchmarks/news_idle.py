@@ -23,7 +23,7 @@ class Idle:
     cpu: float
     """CPU seconds of its process in a second."""
     transactions: float
-    """In a second. It has no statement outside of one, and hardly a transaction with more than one."""
+    """In a second: its statements, hardly two of them in one, and one of its ear for each notification."""
     connections: float
 
 

@@ -151,6 +151,7 @@ ALLOWED: Mapping[str, _Allowed] = {
     "journal_bytes": _whole(),
     "journal_age": _ABOVE_0,
     "durability": _one_of("group", "strict"),
+    "response_mode": _one_of("sse", "auto"),
     "max_message_bytes": _whole(1024, _MOST_JSON),
     "outbound_frames": _whole(),
     "outbound_bytes": _whole(),
@@ -187,6 +188,8 @@ def _refused_together(values: Mapping[str, Any]) -> Iterator[Refused]:
     # Else each wait for the next beat would stop the writing.
     if values["fence_margin"] >= dead_after - beat:
         yield Refused("fence_margin", f"below dead_after less one beat, with dead_after={dead_after} and beat={beat}")
+    if values["response_mode"] == "auto" and values["durability"] == "strict":
+        yield Refused("response_mode", "'sse', with durability='strict': a JSON body is in no log")
     form, longest = values["id_form"], values["max_id_length"]
     room = longest - _ID_LENGTHS[form]
     if room < 0:

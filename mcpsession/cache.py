@@ -1,8 +1,8 @@
 """Sessions this replica knows, and when to forget them.
 
-A hit costs nothing; a miss one SELECT. An entry is used only while the listener is proven alive (its last heard ping
-was sent less than `cache_lease` ago), until the session's remaining life has passed, and at most `cache_ttl`. A
-row just read is kept only if no invalidation was heard since before the read: it may be the older truth.
+A hit costs nothing; a miss one SELECT. An entry is used only while it is proven (the last look that found no mail that
+is not applied here was sent less than `cache_lease` ago), until the session's remaining life has passed, and at most
+`cache_ttl`. A row just read is kept only if no invalidation was heard since before the read: it may be the older truth.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class _Entry(NamedTuple):
 class SessionCache:
     """The way to a live session: from memory when that is safe, else from the store."""
 
-    def __init__(self, store: SessionStore, settings: Settings, last_echo: Callable[[], float]) -> None:
+    def __init__(self, store: SessionStore, settings: Settings, proven_at: Callable[[], float]) -> None:
         self._store = store
         self._settings = settings
-        self._last_echo = last_echo
+        self._proven_at = proven_at
         self._entries: dict[SessionId, _Entry] = {}
         self._invalidations = 0
 
@@ -96,4 +96,4 @@ class SessionCache:
         self._entries.clear()
 
     def _leased(self, now: float) -> bool:
-        return now - self._last_echo() < self._settings.cache_lease
+        return now - self._proven_at() < self._settings.cache_lease

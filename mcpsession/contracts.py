@@ -197,8 +197,8 @@ class Doorbell(Protocol):
         """
         ...
 
-    def last_echo(self) -> float:
-        """When the last heard ping to oneself was sent, by time.monotonic(); -inf while not listening."""
+    def last_heard(self) -> float:
+        """When the ear last heard anything, by time.monotonic(); -inf while not listening. It proves that it hears."""
         ...
 
 

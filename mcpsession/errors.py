@@ -55,6 +55,14 @@ class SchemaError(MCPSessionError, RuntimeError):
         self.expected = expected
 
 
+class DistributionError(MCPSessionError, RuntimeError):
+    """The tables cannot be distributed; they are as they were."""
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"the tables cannot be distributed: {what}; {remedy}")
+        self.what = what
+
+
 class ListenerError(MCPSessionError, ConnectionError):
     """LISTEN is accepted but nothing is heard: a pooler in transaction mode lies between."""
 

@@ -23,8 +23,7 @@ class Entry:
     """When it happened, by the application; None: when it is stored, by the store."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
+class StoredEntry(NamedTuple):
     """An event as the store has it."""
 
     seq: int

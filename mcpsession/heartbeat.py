@@ -74,7 +74,8 @@ class Heartbeat:
         self.replica_id: ReplicaId = ""
         self.position: Callable[[], str] = str
         """Where the post office stands in the broadcast mail; each beat looks for more."""
-        self.on_pulse: Callable[[Pulse], None] = lambda _: None
+        self.on_pulse: Callable[[Pulse, float], None] = lambda _p, _s: None
+        """Called on the event loop with what each confirmed beat brought back, and when that had been sent."""
         self.on_death: Callable[[], None] = lambda: None
         """Called on the event loop when this replica recorded another's death."""
         self.on_reborn: Callable[[ReplicaId], None] = lambda _: None
@@ -206,7 +207,7 @@ class Heartbeat:
         def resume() -> None:
             resumed, self._resumed = self._resumed, anyio.Event()
             resumed.set()
-            self.on_pulse(pulse)
+            self.on_pulse(pulse, sent)
 
         tell(resume)
         for replica, beats in watch.look(dict(pulse.others), time.monotonic(), asked=sent):

@@ -1,9 +1,8 @@
 """Events, collected and written together.
 
-Costs one statement a batch, however many sessions are in it, on a connection of its own. A batch lingers for 3 ms if
-nobody waits for it, and leaves at once if somebody does; the next one forms while one is in flight, strictly one after
-the other. One whose outcome is unknown (the connection died) is asked about and repeated until it is known: an event is
-written once or its stream is lost to another replica, and then the writer is told.
+Costs one statement a batch, however many sessions are in it, on a connection of its own. A batch lingers for 25 ms if
+nobody waits for it, and leaves at once if somebody does or it is full; the next one forms while one is in flight,
+strictly one after the other.
 """
 
 from __future__ import annotations
@@ -12,22 +11,16 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import NoReturn
 
 import anyio
 
+from mcpsession.batches import Batches, Part, is_culpable
 from mcpsession.contracts import EventLog
 from mcpsession.errors import StoreError, StoreUnavailableError, StreamLostError
-from mcpsession.model import (
-    AppendedStream,
-    Batch,
-    NewEvent,
-    OpenedStream,
-    ReplicaId,
-    SessionId,
-    StreamId,
-)
+from mcpsession.model import NewEvent, ReplicaId, SessionId, StreamId
 from mcpsession.periodic import patiently
 from mcpsession.settings import Settings
 from mcpsession.writer import StreamListener, StreamWriter
@@ -38,33 +31,20 @@ logger = logging.getLogger(__name__)
 _BATCH_STREAMS = 256
 _BATCH_BYTES = 256 * 1024
 
-
-# How long a stream waits for its first batch, if nobody waits for that. Most calls are answered within it.
-_LINGER = 0.003
-
-# Data that cannot be stored, a constraint, a limit: one message's fault, the same however often it is tried.
-_CULPABLE = ("22", "23", "54")
-
-
-Part = tuple[StreamWriter, OpenedStream | AppendedStream]
-"""A writer, and what it has for this batch."""
-
-
-def _is_culpable(error: StoreError) -> bool:
-    return error.sqlstate is not None and error.sqlstate.startswith(_CULPABLE)
-
-
-def _lose(parts: Sequence[Part], error: Exception | None) -> None:
-    for writer, _ in parts:
-        writer.lose(error)
+# How long a batch waits for more, if nobody waits for it: most calls are answered within it, and are then one row and
+# one event, and a call costs the less the more of them are in a statement (docs/decisions/0011-larger-batches.md). So
+# much fills it.
+_LINGER = 0.025
+_ENOUGH_STREAMS = 100
 
 
 class _Standalone:
-    __slots__ = ("event", "over", "session_id")
+    __slots__ = ("event", "over", "session_id", "since")
 
     def __init__(self, session_id: SessionId, event: NewEvent) -> None:
         self.session_id = session_id
         self.event = event
+        self.since = time.monotonic()
         self.over = anyio.Event()
         """In the log, or refused, or given up."""
 
@@ -76,7 +56,10 @@ class Journal:
         self._log = log
         self._settings = settings
         self._me = me
-        self._dirty: dict[StreamWriter, None] = {}
+        self._batches = Batches(log, me)
+        self._is_strict = settings.durability == "strict"
+        self._dirty: dict[StreamWriter, float] = {}
+        """Who has something for a batch, the oldest first, and since when."""
         self._open: dict[StreamId, StreamWriter] = {}
         self._standalone: deque[_Standalone] = deque()
         self._told: dict[SessionId, _Standalone] = {}
@@ -137,17 +120,24 @@ class Journal:
             await last.over.wait()
 
     def note(self, writer: StreamWriter, size: int, *, urgent: bool = False) -> None:
-        self._dirty[writer] = None
+        if writer not in self._dirty:
+            self._dirty[writer] = time.monotonic()
         self._grow(size)
-        if urgent or self._settings.durability == "strict":
+        if urgent or self._is_strict or self._is_full():
             self._urgent.set()
 
     def forget(self, size: int) -> None:
         self._bytes = max(0, self._bytes - size)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the buffer is not full. An empty buffer has room for one event of any size."""
+        return self._bytes <= self._settings.journal_bytes
+
     async def room(self) -> None:
-        """Wait while the buffer is full. An empty buffer has room for one event of any size."""
-        while self._bytes > self._settings.journal_bytes:
+        """Wait while the buffer is full."""
+        while not self.has_room:
+            self._urgent.set()
             # One event for all who wait: a second one would leave the first waiter asleep.
             if self._room.is_set():
                 self._room = anyio.Event()
@@ -155,6 +145,8 @@ class Journal:
 
     async def flushed(self) -> None:
         """Wait until everything appended so far is in the log."""
+        if not self._idle.is_set():
+            self._urgent.set()
         await self._idle.wait()
 
     def abandon(self) -> None:
@@ -175,115 +167,51 @@ class Journal:
         if self._busy_since is None:
             self._busy_since = time.monotonic()
             self._idle = anyio.Event()
-        self._wake.set()
+            # Otherwise whoever writes is at it, and looks again before it rests.
+            self._wake.set()
+
+    def _is_full(self) -> bool:
+        return len(self._dirty) >= _ENOUGH_STREAMS or self._bytes >= _BATCH_BYTES
 
     async def _write_on(self) -> NoReturn:
         while True:
-            await self._wake.wait()
-            self._wake = anyio.Event()
             while self._dirty or self._standalone:
                 # A call that is answered within this moment is one row in one batch, with many others; nobody waits
                 # for it, since its answer has left. Whoever is waited for ends the moment.
-                with anyio.move_on_after(_LINGER):
-                    await self._urgent.wait()
+                if not self._is_full():
+                    with anyio.move_on_after(_LINGER):
+                        await self._urgent.wait()
                 if self._urgent.is_set():
                     self._urgent = anyio.Event()
                 await self._write_some()
             self._shrink()
+            await self._wake.wait()
+            self._wake = anyio.Event()
 
     def _shrink(self) -> None:
-        if not self._dirty and not self._standalone:
+        left = [*islice(self._dirty.values(), 1), *(one.since for one in islice(self._standalone, 1))]
+        self._busy_since = min(left, default=None)
+        if not left:
             self._bytes = 0
-            self._busy_since = None
             self._idle.set()
-        if self._bytes <= self._settings.journal_bytes:
+        if self.has_room:
             self._room.set()
 
     async def _write_some(self) -> None:
-        began = time.monotonic()
         writers: list[Part] = []
         size = 0
         while self._dirty and len(writers) < _BATCH_STREAMS and size < _BATCH_BYTES:
             writer = next(iter(self._dirty))
             del self._dirty[writer]
             if not writer.closed:
-                part = writer.take()
-                size += sum(len(event.message) for event in part.events)
-                writers.append((writer, part))
+                size += writer.pending_size
+                writers.append((writer, writer.take()))
         if writers:
-            await self._write(writers, self._me())
+            await self._batches.write(writers, self._me())
         if self._standalone:
             size += await self._write_standalone()
         self._bytes = max(0, self._bytes - size)
-        if self._busy_since is not None:
-            self._busy_since = began
         self._shrink()
-
-    async def _write(self, parts: Sequence[Part], producer: ReplicaId) -> None:
-        """Write these until the outcome of each is known. Who is settled leaves the list, and is not settled again."""
-        left, unsure, pause = list(parts), False, 0.05
-        try:
-            while left:
-                try:
-                    if unsure:
-                        await self._strike_landed(left, producer)
-                    await self._write_once(left, producer)
-                except StoreUnavailableError as error:
-                    unsure = True
-                    if self._me() != producer:
-                        # Declared dead meanwhile: others finish these.
-                        _lose(left, StreamLostError())
-                        return
-                    logger.warning("the journal waits %.1f s: %s", pause, error)
-                    await anyio.sleep(pause * random.uniform(0.5, 1.0))
-                    pause = min(pause * 2, 1.0)
-        except Exception as error:  # the boundary: whoever waits for these must hear of it, whatever it was
-            logger.exception("the journal failed on %d streams", len(left))
-            _lose(left, error)
-
-    async def _write_once(self, left: list[Part], producer: ReplicaId) -> None:
-        if not left:
-            return
-        batch = Batch(
-            opened=[part for _, part in left if isinstance(part, OpenedStream)],
-            appended=[part for _, part in left if isinstance(part, AppendedStream)],
-        )
-        try:
-            accepted = await self._log.write(batch, producer=producer)
-        except StoreError as error:
-            if not _is_culpable(error):
-                # Not one message's fault (a missing right, a dropped table): nothing is given up, somebody mends it.
-                raise StoreUnavailableError(str(error), "mend it; events wait meanwhile") from error
-            # Something in here cannot be stored. Halve until the culprit stands alone; the others go on.
-            if len(left) == 1:
-                logger.error("a stream's events were refused by the store: %s", error)
-                left.pop()[0].spoil(error)
-                return
-            halves = left[: len(left) // 2], left[len(left) // 2 :]
-            left.clear()
-            for half in halves:
-                await self._write(half, producer)
-            return
-        readers = {(stream.session_id, stream.stream_id): stream.reader for stream in accepted}
-        for writer, part in left.copy():
-            key = (part.session_id, part.stream_id)
-            if key in readers:
-                left.remove((writer, part))
-                writer.settle(len(part.events), part.finished, readers[key])
-        # What was not accepted is there already, after an attempt whose outcome was unknown, or is not ours any more.
-        await self._strike_landed(left, producer)
-        _lose(left, None)
-        left.clear()
-
-    async def _strike_landed(self, left: list[Part], producer: ReplicaId) -> None:
-        for writer, part in left.copy():
-            if await self._landed(part, producer):
-                left.remove((writer, part))
-                writer.settle(len(part.events), part.finished, None)
-
-    async def _landed(self, part: OpenedStream | AppendedStream, producer: ReplicaId) -> bool:
-        last_seq = len(part.events) + (part.base if isinstance(part, AppendedStream) else 0)
-        return await self._log.landed(part.session_id, part.stream_id, last_seq, producer=producer)
 
     async def _write_standalone(self) -> int:
         some = [self._standalone.popleft() for _ in range(min(_BATCH_STREAMS, len(self._standalone)))]
@@ -294,7 +222,7 @@ class Journal:
                     holders = await self._log.append_standalone([(one.session_id, one.event) for one in some])
                     break
                 except StoreError as error:
-                    if not _is_culpable(error):
+                    if not is_culpable(error):
                         logger.warning("the journal waits %.1f s: %s", pause, error)
                         await anyio.sleep(pause)
                         pause = min(pause * 2, 1.0)

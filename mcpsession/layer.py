@@ -176,7 +176,7 @@ class SessionLayer:
 
     def health(self) -> Health:
         """How this replica is, at once and without asking the store: `ok`, `degraded`, `draining` or `away`."""
-        return examine(self._parts, self._backend.doorbell.last_echo(), running=self._tasks is not None)
+        return examine(self._parts, self._backend.doorbell.last_heard(), running=self._tasks is not None)
 
     def running_here(self, session_id: SessionId | None = None) -> list[Work]:
         """What this replica does now, for one session or for all: calls and open streams, the oldest first."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from binascii import b2a_base64
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 SessionId = str
 StreamId = str
 ReplicaId = str
 IdForm = Literal["base64url", "hex", "uuid4"]
+ResponseMode = Literal["sse", "auto"]
 ListenerState = Literal["connected", "disconnected", "reconnected", "failed"]
 
 STANDALONE: StreamId = "s"
@@ -20,6 +23,7 @@ STANDALONE: StreamId = "s"
 
 # 96 bits for a stream (its session and owner are checked besides), 256 for a session, 72 for a replica.
 _STREAM_BYTES, _SESSION_BYTES, _REPLICA_BYTES = 12, 32, 9
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def new_session_id(form: IdForm = "base64url", prefix: str = "") -> SessionId:
@@ -35,7 +39,8 @@ def new_session_id(form: IdForm = "base64url", prefix: str = "") -> SessionId:
 
 
 def new_stream_id() -> StreamId:
-    return secrets.token_urlsafe(_STREAM_BYTES)
+    # As secrets.token_urlsafe, without its four steps: a call has one.
+    return b2a_base64(os.urandom(_STREAM_BYTES), newline=False).translate(_URL_SAFE).decode()
 
 
 def new_replica_id() -> ReplicaId:
@@ -47,8 +52,7 @@ def fingerprint(session_id: SessionId) -> str:
     return hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()[:10]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One message of a stream. `seq` counts 1, 2, 3, … within the stream."""
 
     seq: int
@@ -56,8 +60,37 @@ class Event:
     """The JSON-RPC message as JSON text."""
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedStream:
+class EventPage(Sequence[Event]):
+    """Events of a stream, in order, kept as two columns: a backlog has thousands, of which most become a frame only."""
+
+    __slots__ = ("messages", "numbers")
+
+    def __init__(self, numbers: Sequence[int] = (), messages: Sequence[str] = ()) -> None:
+        self.numbers = numbers
+        self.messages = messages
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+    @overload
+    def __getitem__(self, index: slice) -> EventPage: ...
+    def __getitem__(self, index: int | slice) -> Event | EventPage:
+        if isinstance(index, slice):
+            return EventPage(self.numbers[index], self.messages[index])
+        return Event(self.numbers[index], self.messages[index])
+
+    def __iter__(self) -> Iterator[Event]:
+        return map(Event, self.numbers, self.messages)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as of any list
+
+
+class OpenedStream(NamedTuple):
     """A request stream that is to be entered in the log, with the events that it already has."""
 
     session_id: SessionId
@@ -71,8 +104,7 @@ class OpenedStream:
     """Of these events, those up to this number are not kept: there are more than a stream holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppendedStream:
+class AppendedStream(NamedTuple):
     """Events to be added to a request stream that this replica produces and that has `base` events so far."""
 
     session_id: SessionId
@@ -84,8 +116,7 @@ class AppendedStream:
     """With this write the stream's events up to this number go; they are more than it holds."""
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """A message on its way into the log."""
 
     message: str
@@ -103,8 +134,7 @@ class Batch:
     appended: Sequence[AppendedStream] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(NamedTuple):
     """A stream that a batch reached, and the replica that reads it now in place of its producer's socket."""
 
     session_id: SessionId
@@ -126,7 +156,7 @@ class StreamState:
     """Its producer is recorded dead and nobody finished it yet."""
     producer: ReplicaId | None
     request_ids: tuple[str, ...]
-    events: Sequence[Event]
+    events: EventPage
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +231,8 @@ class Pulse:
     """Broadcast mail lies unread."""
     others: Mapping[ReplicaId, int]
     """The beats of every other replica that is not recorded dead."""
+    anew: bool = False
+    """The store was reached over a new connection: it may be another server, with another past."""
 
 
 @dataclass(frozen=True, slots=True)

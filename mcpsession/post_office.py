@@ -10,6 +10,8 @@ incarnation, in each publisher's order; within one read invalidations come befor
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -41,6 +43,8 @@ class PostOffice:
         self._inbox = True
         self._rung = 0
         self._read = 0
+        self.proven_at = -math.inf
+        """When the last look was sent that proves what is applied here: all broadcast mail that was there by then."""
         self.before = self.position = ""
         """How far this replica has read the broadcast mail, without and with the page that it is handing over."""
         self.on_lost: Callable[[], None] = lambda: None
@@ -127,9 +131,21 @@ class PostOffice:
         self._inbox = True
         self._alarm.ring()
 
+    def look_out(self, *, mail: bool, news: bool, asked: float) -> None:
+        """Take what a beat saw that was sent at `asked`: mail in the inbox, broadcast mail past the position."""
+        if news:
+            # As if it were rung for: until it is applied, what is cached may be the older truth.
+            self._rung += 1
+        else:
+            self._proven(asked)
+        if mail or news:
+            self.wake()
+
     async def start(self) -> None:
         """Take the present position: mail from before is not for this incarnation."""
+        asked = time.monotonic()
         self.before = self.position = await self._mailbox.position()
+        self._proven(asked)
 
     async def run(self) -> NoReturn:
         """Deliver until cancelled."""
@@ -163,17 +179,24 @@ class PostOffice:
         rung = self._rung
         more = True
         while more:
+            asked = time.monotonic()
             page = await self._mailbox.news(self.position)
             if page is None:
                 logger.warning("the position in the broadcast mail was lost: all is taken for changed")
                 self.before = self.position = await self._mailbox.position()
                 self.on_lost()
+                self._proven(asked)
                 break
             # The position moves first: a handler may ask where the replica stands.
             self.before, self.position, more = self.position, page.position, page.more
             for mail in _invalidations_first(page.mails):
                 self._hand_over(mail)
+            if not more:
+                self._proven(asked)
         self._read = rung
+
+    def _proven(self, asked: float) -> None:
+        self.proven_at = max(self.proven_at, asked)
 
     def _hand_over(self, mail: Mail) -> None:
         for handler in self._handlers.get(mail.kind, ()):

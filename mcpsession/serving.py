@@ -24,13 +24,15 @@ _FLUSH_DEADLINE = 5.0
 async def serving(wiring: Wiring, doorbell: Doorbell, settings: Settings) -> AsyncIterator[anyio.abc.TaskGroup]:
     """Serve while inside; entered once this replica hears its bells and has applied the control log."""
     parts, reaper, control = wiring.parts, wiring.reaper, wiring.control
+    # What an earlier run of this layer knew nobody has kept true since.
+    parts.cache.clear()
     async with anyio.create_task_group() as tasks:
         await tasks.start(_listen, wiring, doorbell)
         tasks.start_soon(parts.post_office.run)
         tasks.start_soon(parts.journal.run)
         tasks.start_soon(parts.broadcaster.run)
         tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
-        tasks.start_soon(lambda: every(settings.poll, wiring.poll, name="polling"))
+        tasks.start_soon(lambda: every(wiring.poll_every, wiring.poll, name="polling"))
         tasks.start_soon(look_on, parts)
         wiring.tasks = tasks
         wiring.handlers.closing = False

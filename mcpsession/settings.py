@@ -10,7 +10,7 @@ from typing import Any
 
 from mcpsession import allowed, presets
 from mcpsession.errors import ConfigurationError
-from mcpsession.model import IdForm
+from mcpsession.model import IdForm, ResponseMode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,9 @@ class Settings:
     """New requests are refused with 503 once the oldest unwritten message is older than this."""
     durability: str = "group"
     """`group`: a frame waits for its stream's row; `strict`: each frame waits for its own."""
+    response_mode: ResponseMode = "sse"
+    """`sse`: every answer is a stream that can be resumed; `auto`: one that is there at once is a JSON body, and in no
+    log."""
     max_message_bytes: int = 1024 * 1024
     outbound_frames: int = 256
     outbound_bytes: int = 4 * 1024 * 1024

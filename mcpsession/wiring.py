@@ -18,7 +18,7 @@ from mcpsession.expiry import ExpiryHandlers
 from mcpsession.following import Following
 from mcpsession.heartbeat import Heartbeat
 from mcpsession.journal import Journal
-from mcpsession.model import STANDALONE, ReplicaId
+from mcpsession.model import STANDALONE, Pulse, ReplicaId
 from mcpsession.orphans import Orphans
 from mcpsession.post_office import PostOffice
 from mcpsession.reaper import Reaper
@@ -44,9 +44,7 @@ class Wiring:
         """The layer's, while it runs."""
         self.heartbeat = heartbeat = Heartbeat(backend, settings)
         self.post_office = post_office = PostOffice(backend.mailbox, backend.doorbell, self.me)
-        cache = SessionCache(
-            backend.sessions, settings, lambda: -math.inf if post_office.behind else backend.doorbell.last_echo()
-        )
+        cache = SessionCache(backend.sessions, settings, self._proven_at)
         self.handlers = ExpiryHandlers(backend.reaping, settings, me=self.me, telemetry=telemetry)
         self.endings = endings = Endings(
             backend.sessions,
@@ -135,6 +133,12 @@ class Wiring:
         await self._reborn.wait()
         self._reborn = anyio.Event()
 
+    def _proven_at(self) -> float:
+        """Since when a cached session may be older than what the store says. A replica that hears nothing believes
+        nothing: what it would be told at once, it would learn of a second later."""
+        office = self.post_office
+        return office.proven_at if self.parts.listening.hears and not office.behind else -math.inf
+
     def after_a_gap(self) -> None:
         """The listener was away: nothing it knew of is certain, and bells may have been lost."""
         self.parts.cache.clear()
@@ -143,10 +147,21 @@ class Wiring:
         self.control.wake()
         self.parts.tails.wake_all()
 
+    @property
+    def poll_every(self) -> float:
+        """Beats look as well. Where they are rare, somebody else must, often enough for the cache to be believed."""
+        settings = self.parts.settings
+        return min(settings.poll, settings.cache_lease / 2) if self._beats_are_rare else settings.poll
+
+    @property
+    def _beats_are_rare(self) -> bool:
+        settings = self.parts.settings
+        return settings.beat > min(settings.poll, settings.cache_lease / 2)
+
     async def poll(self) -> None:
-        """Look for what no bell told of: while none is heard, and where beats, which look as well, are rare."""
+        """Look for what no bell told of: while none is heard, and where beats are rare."""
         parts, deaf = self.parts, not self.parts.listening.hears
-        if deaf or parts.settings.beat > parts.settings.poll:
+        if deaf or self._beats_are_rare:
             self.post_office.wake()
         if deaf and not self._polls:
             # Who waits for a bell learns that none will come; from now on it polls.
@@ -168,7 +183,7 @@ class Wiring:
         self.orphans.on_finished = parts.tails.wake
         self.orphans.writes = parts.journal.writes
         heartbeat.position = lambda: office.position
-        heartbeat.on_pulse = lambda pulse: office.wake() if pulse.mail or pulse.news else None
+        heartbeat.on_pulse = self._take_pulse
         heartbeat.on_death = lambda: self._finish_soon(strays=False)
         heartbeat.on_reborn = self._be_reborn
 
@@ -178,6 +193,12 @@ class Wiring:
         self.parts.broadcaster.lose()
         self.control.wake()
         self.parts.tails.wake_all()
+
+    def _take_pulse(self, pulse: Pulse, sent: float) -> None:
+        if pulse.anew:
+            # Perhaps another server, where the numbers of mail that was lost hide other mail from this position.
+            self.parts.cache.clear()
+        self.post_office.look_out(mail=pulse.mail, news=pulse.news, asked=sent)
 
     def _finish_soon(self, *, strays: bool) -> None:
         # At rest nobody does it; the next replica's reaper does.

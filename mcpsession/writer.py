@@ -56,6 +56,7 @@ class StreamWriter:
         "_most_bytes",
         "_most_events",
         "_pending",
+        "_read_elsewhere",
         "_sizes",
         "_spoilt",
         "_sum",
@@ -63,6 +64,7 @@ class StreamWriter:
         "closed",
         "finished",
         "method",
+        "pending_size",
         "request_ids",
         "seq",
         "session_id",
@@ -84,6 +86,9 @@ class StreamWriter:
         self._journal = journal
         self._listener = listener
         self._pending: list[NewEvent] = []
+        self.pending_size = 0
+        """Characters that are not in a batch yet."""
+        self._read_elsewhere = False
         self.session_id = session_id
         self.stream_id: StreamId = new_stream_id()
         self.request_ids = request_ids
@@ -102,6 +107,10 @@ class StreamWriter:
         self._sum = 0
         self._spoilt = False
 
+    def tell(self, listener: StreamListener) -> None:
+        """From now on somebody else hears what becomes of it."""
+        self._listener = listener
+
     @property
     def in_log(self) -> bool:
         return self.base >= 0
@@ -112,12 +121,17 @@ class StreamWriter:
             return self.seq
         self.seq += 1
         self.finished = final
-        self._pending.append(NewEvent(message, request_of))
+        self._put(message, request_of)
         if self.seq > 1 or not final:
             self._keep(message)
-        # A message before the last waits for its stream's row; the last one leaves without it.
-        self._journal.note(self, len(message), urgent=not final)
+        # A message before the last waits for its stream's row; once that is there nobody waits for what comes, unless
+        # another replica's client does, which hears of it when it is in the log. The last one leaves without the row.
+        self._journal.note(self, len(message), urgent=self._read_elsewhere or (self.base < 0 and not final))
         return self.seq
+
+    def _put(self, message: str, request_of: ReplicaId | None = None) -> None:
+        self._pending.append(NewEvent(message, request_of))
+        self.pending_size += len(message)
 
     def _keep(self, message: str) -> None:
         """Count one more, and let the oldest go for it. An answer that stands alone is not worth it."""
@@ -131,12 +145,12 @@ class StreamWriter:
             self.trimmed += 1
 
     def _drop_pending(self) -> None:
-        self._journal.forget(sum(len(event.message) for event in self._pending))
-        self._pending = []
+        self._journal.forget(self.pending_size)
+        self._pending, self.pending_size = [], 0
 
     def take(self) -> OpenedStream | AppendedStream:
-        events, self._pending = tuple(self._pending), []
-        if self.in_log:
+        events, self._pending, self.pending_size = self._pending, [], 0
+        if self.base >= 0:
             return AppendedStream(self.session_id, self.stream_id, self.base, events, self.finished, self.trimmed)
         return OpenedStream(
             self.session_id, self.stream_id, self.request_ids, events, self.finished, self.method, self.trimmed
@@ -152,6 +166,7 @@ class StreamWriter:
             self._journal.close(self)
         self._listener.landed()
         if reader is not None:
+            self._read_elsewhere = True
             self._listener.read_by(reader)
 
     def spoil(self, error: StoreError) -> None:
@@ -164,10 +179,10 @@ class StreamWriter:
         self._forget_after(max(self.base, 0))
         for message in unstorable(self.request_ids):
             self.seq += 1
-            self._pending.append(NewEvent(message))
+            self._put(message)
             self._keep(message)
         self.finished = True
-        self._journal.note(self, 0)
+        self._journal.note(self, self.pending_size)
         self._listener.refused(error)
 
     def _forget_after(self, seq: int) -> None:

@@ -47,9 +47,13 @@ def migrated_template(server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def database_url(server_url: str, migrated_template: str) -> Iterator[str]:
-    """A migrated database of the test's own."""
-    yield from _new_database(server_url, f"TEMPLATE {migrated_template}")
+def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A migrated database of the test's own, or MCPSESSION_TEST_DATABASE for those that may share one."""
+    if shared := os.environ.get("MCPSESSION_TEST_DATABASE"):
+        yield shared
+        return
+    template = request.getfixturevalue("migrated_template")
+    yield from _new_database(request.getfixturevalue("server_url"), f"TEMPLATE {template}")
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from mcpsession.memory.rows import EventRow, StreamRow
@@ -12,7 +12,7 @@ from mcpsession.model import (
     Accepted,
     AppendedStream,
     Batch,
-    Event,
+    EventPage,
     NewEvent,
     OpenedStream,
     ReplicaId,
@@ -103,7 +103,7 @@ class MemoryLog:
                 orphaned=self._is_orphan(row),
                 producer=row.producer,
                 request_ids=row.request_ids,
-                events=[self._readable(event) for event in islice(row.events, first, first + limit)],
+                events=self._page(islice(row.events, first, first + limit)),
             )
 
     def _clients(self, session_id: SessionId, stream_id: StreamId) -> StreamRow | None:
@@ -111,9 +111,13 @@ class MemoryLog:
         row = self._tables.stream(session_id, stream_id)
         return row if row is not None and row.kind in ("request", "standalone") else None
 
-    def _readable(self, event: EventRow) -> Event:
+    def _page(self, rows: Iterable[EventRow]) -> EventPage:
+        events = list(rows)
+        return EventPage([event.seq for event in events], [self._readable(event) for event in events])
+
+    def _readable(self, event: EventRow) -> str:
         unheard = event.request_of is not None and self._tables.is_dead(event.request_of)
-        return Event(event.seq, "" if unheard else event.message)
+        return "" if unheard else event.message
 
     def _is_orphan(self, row: StreamRow) -> bool:
         return row.kind == "request" and not row.finished and self._tables.is_dead(row.producer)

@@ -71,5 +71,5 @@ class MemoryDoorbell:
             with self._lock:
                 del self._ears[ear]
 
-    def last_echo(self) -> float:
+    def last_heard(self) -> float:
         return time.monotonic() if self._ears else -math.inf

@@ -1,8 +1,8 @@
-"""The ear of a replica: one connection that listens, proven by echoes of its own, made anew whenever it fell deaf.
+"""The ear of a replica: one connection that listens, proven by pings, made anew whenever it fell deaf.
 
-Costs one connection, and at rest one statement a second: the ping whose echo proves that bells arrive. The connection
-is its own and direct, never a pooler's; a callback that does not return, or a transaction left open there, would stop
-NOTIFY for the whole database.
+Costs one connection, and at rest a ping every two seconds, of all replicas together: it rings all, and whoever hears
+it, or any bell, knows that bells arrive. The connection is its own and direct, never a pooler's; a callback that does
+not return, or a transaction left open there, would stop NOTIFY for the whole database.
 """
 
 from __future__ import annotations
@@ -33,8 +33,12 @@ logger = logging.getLogger(__name__)
 _MOST_UNHEARD = 10_000
 _PING = "\x01"
 
-# Without an echo for so long the connection is taken for dead, whatever its socket says.
-_DEAF = 3.0
+# After so long a silence an ear pings. Each draws its own: the first one breaks the silence of all.
+_SILENCE = (1.5, 2.5)
+# A ping that nothing was heard after. Two, and the connection is taken for dead, whatever its socket says; after one it
+# may have been this process that stood still.
+_UNHEARD = 1.0
+_MOST_PINGS = 2
 _HEALTHY = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # After an ear that heard. Should it be cut again and again, polling bridges the rest.
@@ -68,14 +72,15 @@ class Ear:
         self._state = state
         self._has_heard = False
         self._told = -math.inf
-        self._ping_every = min(1.0, settings.cache_lease / 2)
         self._numbers = count()
         self._words: deque[str] = deque()
         self._overflown = False
         self._wake = anyio.Event()
-        self._pings: dict[str, float] = {}
-        self.last_echo = -math.inf
-        """When the last ping that was heard had been sent. All bells rung before that were heard, too."""
+        self._pings = 0
+        """Pings since something was heard."""
+        self._awaited: str | None = None
+        """The last of one's own, until it is heard."""
+        self.last_heard = -math.inf
 
     async def listen_on(self, task_status: anyio.abc.TaskStatus[None], *, patient: bool) -> NoReturn:
         """Listen until cancelled; started after the first attempt. Unless patient, raises why that one failed.
@@ -126,7 +131,7 @@ class Ear:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Connection]:
         self._words.clear()
-        self._pings.clear()
+        self._pings = 0
         self._overflown = False
         self._wake = anyio.Event()
         connection = await self._address.dial()
@@ -154,7 +159,7 @@ class Ear:
             self._call(self._state, "disconnected")
             raise
         finally:
-            self.last_echo = -math.inf
+            self.last_heard = -math.inf
 
     def _on_notification(self, _connection: Connection, _pid: int, _channel: str, payload: object) -> None:
         if len(self._words) < _MOST_UNHEARD:
@@ -175,16 +180,19 @@ class Ear:
         early: list[str] = []
         with anyio.move_on_after(self._settings.echo_timeout):
             self._ping()
-            while self.last_echo == -math.inf:
+            # Not any word: what is proven here is the way from this replica's own notifier.
+            while self._awaited is not None:
                 await self._something(connection)
                 early.extend(self._take())
             return early
         raise ListenerError(self._settings.echo_timeout)
 
     async def _serve(self, connection: Connection) -> NoReturn:
-        next_ping = time.monotonic() + self._ping_every
+        heard = quiet_until = -math.inf
         while True:
-            with anyio.move_on_after(max(0.0, next_ping - time.monotonic())):
+            if heard != self.last_heard:
+                heard, quiet_until = self.last_heard, time.monotonic() + random.uniform(*_SILENCE)
+            with anyio.move_on_after(max(0.0, quiet_until - time.monotonic())):
                 await self._something(connection)
             if self._overflown:
                 # What was dropped is found as after a reconnection: by looking at everything.
@@ -193,12 +201,11 @@ class Ear:
                 self._call(self._reconnected)
             for word in self._take():
                 self._call(self._heard, word)
-            now = time.monotonic()
-            if now - self.last_echo > _DEAF:
-                raise StoreUnavailableError(f"the listening connection heard no echo for {_DEAF:g} s")
-            if now >= next_ping:
+            if self._pings >= _MOST_PINGS and time.monotonic() >= quiet_until:
+                raise StoreUnavailableError(f"the listening connection heard none of {self._pings} pings")
+            if heard == self.last_heard and time.monotonic() >= quiet_until:
                 self._ping()
-                next_ping = now + self._ping_every
+                quiet_until = time.monotonic() + _UNHEARD
 
     async def _something(self, connection: Connection) -> None:
         await self._wake.wait()
@@ -207,22 +214,22 @@ class Ear:
             raise StoreUnavailableError("the listening connection was lost")
 
     def _take(self) -> list[str]:
-        """What was heard, without the pings; they are noted in their place."""
+        """What was heard, without the pings."""
         words = []
-        sent = -math.inf
+        if self._words:
+            self.last_heard, self._pings = time.monotonic(), 0
         while self._words:
             word = self._words.popleft()
             if word.startswith(_PING):
-                sent = max(sent, self._pings.pop(word, -math.inf))
+                self._awaited = None if word == self._awaited else self._awaited
             else:
                 words.append(word)
-        self.last_echo = max(self.last_echo, sent)
         return words
 
     def _ping(self) -> None:
-        word = f"{_PING}{next(self._numbers)}"
-        self._pings[word] = time.monotonic()
-        self._ring(Bell(self._replica, word))
+        self._awaited = f"{_PING}{self._replica} {next(self._numbers)}"
+        self._pings += 1
+        self._ring(Bell(None, self._awaited))
 
     def _call(self, hear: Callable[..., None], *args: str) -> None:
         try:

@@ -13,7 +13,7 @@ from asyncpg import Record
 from mcpsession.model import (
     Accepted,
     Batch,
-    Event,
+    EventPage,
     NewEvent,
     ReplicaId,
     SessionId,
@@ -40,29 +40,45 @@ WHERE namespace = $1 AND session_id = $2 AND id = $3 AND kind IN ('request', 'st
 RETURNING id
 """
 
-# A page ends with the event that fills a MiB, so that a reader never holds more than that and one event.
+# A page ends with the event that fills a MiB, so that a reader never holds more than that and one event; which one that
+# is is looked for only where there are so many bytes. It is one row with two arrays, in the order of the subquery: what
+# the stream's own columns say is not sent, and not read, once for each event.
 READ = """
 SELECT t.last_seq, t.trimmed_seq, t.finished_at IS NOT NULL AS finished, t.taken_over, t.producer, t.request_ids,
     t.kind = 'request' AND t.finished_at IS NULL AND t.producer IS NOT NULL AND NOT EXISTS (
         SELECT FROM mcpsession.replicas r
         WHERE r.namespace = $1 AND r.id = t.producer AND r.dead_at IS NULL) AS orphaned,
-    e.seq,
-    CASE WHEN e.request_of IS NOT NULL AND NOT EXISTS (
-        SELECT FROM mcpsession.replicas r
-        WHERE r.namespace = $1 AND r.id = e.request_of AND r.dead_at IS NULL) THEN '' ELSE e.message END AS message
+    page.numbers, page.messages
 FROM mcpsession.streams t
-LEFT JOIN (
-    SELECT p.seq, p.message, p.request_of, sum(octet_length(p.message)) OVER (ORDER BY p.seq)
-        - octet_length(p.message) AS before
+CROSS JOIN (
+    SELECT array_agg(e.seq) AS numbers,
+        array_agg(CASE WHEN e.request_of IS NOT NULL AND NOT EXISTS (
+            SELECT FROM mcpsession.replicas r
+            WHERE r.namespace = $1 AND r.id = e.request_of AND r.dead_at IS NULL) THEN '' ELSE e.message END)
+            AS messages
     FROM (
         SELECT v.seq, v.message, v.request_of
         FROM mcpsession.events v
-        WHERE v.namespace = $1 AND v.session_id = $2 AND v.stream_id = $3 AND v.seq > $4
+        WHERE v.namespace = $1 AND v.session_id = $2 AND v.stream_id = $3 AND v.seq > $4 AND v.seq <= coalesce((
+            SELECT CASE WHEN sum(octet_length(p.message)) > 1048576 THEN (
+                SELECT min(f.seq)
+                FROM (
+                    SELECT o.seq, sum(octet_length(o.message)) OVER (ORDER BY o.seq) AS bytes_up_to_it
+                    FROM mcpsession.events o
+                    WHERE o.namespace = $1 AND o.session_id = $2 AND o.stream_id = $3 AND o.seq > $4
+                    ORDER BY o.seq
+                    LIMIT $5) AS f
+                WHERE f.bytes_up_to_it >= 1048576) END
+            FROM (
+                SELECT o.message
+                FROM mcpsession.events o
+                WHERE o.namespace = $1 AND o.session_id = $2 AND o.stream_id = $3 AND o.seq > $4
+                ORDER BY o.seq
+                LIMIT $5) AS p), 9223372036854775807)
         ORDER BY v.seq
-        LIMIT $5) AS p) AS e ON e.before < 1048576
+        LIMIT $5) AS e) AS page
 WHERE t.namespace = $1 AND t.session_id = $2 AND t.id = $3 AND t.kind IN ('request', 'standalone')
     AND (t.expires_at IS NULL OR t.expires_at > now())
-ORDER BY e.seq
 """
 
 # The same lock as the journal's: whoever comes second finds the stream finished, and writes nothing.
@@ -130,19 +146,19 @@ class PostgresLog:
         return await self._database.fetchrow(ATTACH, self._namespace, session_id, stream_id, reader) is not None
 
     async def read(self, session_id: SessionId, stream_id: StreamId, after: int, limit: int) -> StreamState | None:
-        rows = await self._database.fetch(READ, self._namespace, session_id, stream_id, after, limit)
-        if not rows:
+        row = await self._database.fetchrow(READ, self._namespace, session_id, stream_id, after, limit)
+        if row is None:
             return None
-        first = rows[0]
         return StreamState(
-            last_seq=first["last_seq"],
-            trimmed_seq=first["trimmed_seq"],
-            finished=first["finished"],
-            taken_over=first["taken_over"],
-            orphaned=first["orphaned"],
-            producer=first["producer"],
-            request_ids=tuple(first["request_ids"]),
-            events=[Event(row["seq"], row["message"]) for row in rows if row["seq"] is not None],
+            last_seq=row["last_seq"],
+            trimmed_seq=row["trimmed_seq"],
+            finished=row["finished"],
+            taken_over=row["taken_over"],
+            orphaned=row["orphaned"],
+            producer=row["producer"],
+            request_ids=tuple(row["request_ids"]),
+            # None without any: that is what an aggregate makes of nothing.
+            events=EventPage(row["numbers"] or (), row["messages"] or ()),
         )
 
     async def take_over(

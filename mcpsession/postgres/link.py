@@ -23,7 +23,7 @@ class Link(Statements):
     def __init__(self, address: Address, *, otherwise: Address | None = None, timeout: float | None = None) -> None:
         self._address = address
         self._otherwise = otherwise
-        self._overrides = {} if timeout is None else {"timeout": timeout, "command_timeout": timeout}
+        self._timeout = timeout
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._turn = anyio.Lock()
 
@@ -41,11 +41,17 @@ class Link(Statements):
                 with anyio.CancelScope(shield=True):
                     await close(connection)
 
+    async def warm_up(self) -> None:
+        """Dial now, in the time that any connection may take: later the link's own timeout counts."""
+        async with self._turn:
+            if self._connection is None or self._connection.is_closed():
+                self._connection = await self._dial(connect_timeout=None)
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         async with self._turn:
             if self._connection is None or self._connection.is_closed():
-                self._connection = await self._dial()
+                self._connection = await self._dial(connect_timeout=self._timeout)
             try:
                 yield self._connection
             except BaseException as error:
@@ -61,13 +67,15 @@ class Link(Statements):
                     raise
                 raise ours from error
 
-    async def _dial(self) -> asyncpg.Connection[asyncpg.Record]:
+    async def _dial(self, *, connect_timeout: float | None) -> asyncpg.Connection[asyncpg.Record]:
+        given = {"timeout": connect_timeout, "command_timeout": self._timeout}
+        overrides = {name: value for name, value in given.items() if value is not None}
         try:
-            return await self._address.dial(**self._overrides)
+            return await self._address.dial(**overrides)
         except (StoreUnavailableError, StoreError):
             if self._otherwise is None:
                 raise
-        return await self._otherwise.dial(**self._overrides)
+        return await self._otherwise.dial(**overrides)
 
 
 async def close(connection: asyncpg.Connection[asyncpg.Record], *, deadline: float = _CLOSE_DEADLINE) -> None:

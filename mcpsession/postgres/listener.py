@@ -1,7 +1,8 @@
 """Bells over LISTEN and NOTIFY: they wake, they never deliver.
 
-Costs two connections a replica, the notifier's and the ear's, and at rest one statement a second: the ear's ping. A
-bell rings at once when nothing is in flight; under load the next batch forms meanwhile.
+Costs two connections a replica, the notifier's and the ear's, and at rest a statement every two seconds, of all
+replicas together: the ears' ping. A bell rings at once when nothing is in flight; under load the next batch forms
+meanwhile.
 """
 
 from __future__ import annotations
@@ -133,8 +134,8 @@ class PostgresDoorbell:
         finally:
             self._ears.remove(ear)
 
-    def last_echo(self) -> float:
-        return min((ear.last_echo for ear in self._ears), default=-math.inf)
+    def last_heard(self) -> float:
+        return min((ear.last_heard for ear in self._ears), default=-math.inf)
 
 
 @asynccontextmanager

@@ -128,7 +128,7 @@ def _run(url: str, revision: str, work: Callable[[Config], None]) -> None:
     from alembic.util import CommandError
     from sqlalchemy.exc import DBAPIError
 
-    _refuse_a_running_loop()
+    refuse_a_running_loop("migrate")
     where = Address(url, Settings()).where
     config = Config()
     config.set_main_option("script_location", "mcpsession.migrations:")
@@ -155,11 +155,12 @@ def _known(config: Config) -> set[str]:
     return {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
 
 
-def _refuse_a_running_loop() -> None:
+def refuse_a_running_loop(name: str) -> None:
+    """Raise RuntimeError if this thread runs an event loop, which the function of this name would block."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
     raise RuntimeError(
-        "migrate() blocks; in async code call it in a thread: await anyio.to_thread.run_sync(migrate, url)"
+        f"{name}() blocks; in async code call it in a thread: await anyio.to_thread.run_sync({name}, url)"
     )

@@ -18,6 +18,7 @@ VALUES ($1, $2, $3)
 
 # Sorted, though any news would do: with EXISTS the planner expects some soon, and reads the table when there is none.
 # A position that grows old in silence would be lost (mail_ttl); past half of it the beat asks for a fresh look, too.
+# Also with one that is ahead of this server: it is of a primary whose last commits are lost, and hides this one's mail.
 BEAT = """
 WITH relaxed AS MATERIALIZED (
     SELECT set_config('synchronous_commit', 'off', true)
@@ -32,6 +33,7 @@ SELECT EXISTS (SELECT FROM beaten) AS alive,
     EXISTS (SELECT FROM mcpsession.mail m WHERE m.namespace = $1 AND m.recipient = $2) AS mail,
     $3::text IS NOT NULL AND (
         to_timestamp($4::float8) < now() - make_interval(secs => $5::float8 / 2)
+        OR pg_snapshot_xmax($3::text::pg_snapshot) > pg_snapshot_xmax(pg_current_snapshot())
         OR (
             SELECT m.id
             FROM mcpsession.mail m
@@ -69,21 +71,27 @@ class PostgresRegistry:
         self._link = link
         self._namespace = settings.namespace
         self._mail_ttl = settings.mail_ttl
+        self._beaten_over: object = None
 
     async def join(self, replica: Replica) -> None:
+        # A beat must be quick; who is not counted on yet may take longer, or a busy server would keep it from starting.
+        await self._link.warm_up()
         await self._link.execute(JOIN, self._namespace, replica.id, replica.label)
 
     async def beat(self, replica: ReplicaId, position: str) -> Pulse:
         # Before the first read there is no position and nothing to miss; one that cannot be used must be looked at.
         parsed = parse_position(position)
         snapshot, taken_at = parsed or (None, None)
-        [row] = await self._link.fetch(BEAT, self._namespace, replica, snapshot, taken_at, self._mail_ttl)
+        async with self._link.connection() as connection:
+            [row] = await connection.fetch(BEAT, self._namespace, replica, snapshot, taken_at, self._mail_ttl)
+            anew, self._beaten_over = connection is not self._beaten_over, connection
         unusable = bool(position) and parsed is None
         return Pulse(
             alive=row["alive"],
             mail=row["mail"],
             news=row["news"] or unusable,
             others=dict(zip(row["ids"], row["beats"], strict=True)),
+            anew=anew,
         )
 
     async def declare_dead(self, replica: ReplicaId, beats: int) -> bool:

@@ -108,7 +108,8 @@ FROM given g CROSS JOIN grown LEFT JOIN fresh f ON f.place = g.first
 ORDER BY g.place
 """
 
-# A page ends with the event that fills a MiB, so that a reader never holds more than that and one event.
+# A page ends with the event that fills a MiB, so that a reader never holds more than that and one event; which one that
+# is is looked for only where there are so many bytes.
 READ = """
 WITH place AS MATERIALIZED (
     SELECT coalesce($5::bigint, (
@@ -123,19 +124,36 @@ FROM mcpsession.sessions s
 CROSS JOIN place
 LEFT JOIN mcpsession.streams t ON t.namespace = $1 AND t.session_id = $2 AND t.id = $3
 LEFT JOIN (
-    SELECT p.seq, p.message, p.type, p.event_id, p.happened_at, sum(octet_length(p.message)) OVER (ORDER BY p.seq)
-        - octet_length(p.message) AS before
-    FROM (
-        SELECT v.seq, v.message, v.type, v.event_id, coalesce(v.occurred_at, v.created_at) AS happened_at
-        FROM mcpsession.events v
-        WHERE v.namespace = $1 AND v.session_id = $2 AND v.stream_id = $3
-            AND v.seq > coalesce((SELECT seq FROM place), 0)
-        ORDER BY v.seq
-        LIMIT $7) AS p) AS e ON e.before < 1048576
+    SELECT v.seq, v.message, v.type, v.event_id, coalesce(v.occurred_at, v.created_at) AS happened_at
+    FROM mcpsession.events v
+    WHERE v.namespace = $1 AND v.session_id = $2 AND v.stream_id = $3
+        AND v.seq > coalesce((SELECT seq FROM place), 0) AND v.seq <= coalesce((
+            SELECT CASE WHEN sum(octet_length(p.message)) > 1048576 THEN (
+                SELECT min(f.seq)
+                FROM (
+                    SELECT o.seq, sum(octet_length(o.message)) OVER (ORDER BY o.seq) AS bytes_up_to_it
+                    FROM mcpsession.events o
+                    WHERE o.namespace = $1 AND o.session_id = $2 AND o.stream_id = $3
+                        AND o.seq > coalesce((SELECT seq FROM place), 0)
+                    ORDER BY o.seq
+                    LIMIT $7) AS f
+                WHERE f.bytes_up_to_it >= 1048576) END
+            FROM (
+                SELECT o.message
+                FROM mcpsession.events o
+                WHERE o.namespace = $1 AND o.session_id = $2 AND o.stream_id = $3
+                    AND o.seq > coalesce((SELECT seq FROM place), 0)
+                ORDER BY o.seq
+                LIMIT $7) AS p), 9223372036854775807)
+    ORDER BY v.seq
+    LIMIT $7) AS e ON true
 WHERE s.namespace = $1 AND s.id = $2 AND ($4::text IS NULL OR s.owner = $4)
     AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now()
 ORDER BY e.seq
 """
+
+# Where an event's own columns begin, in the order of StoredEntry.
+_ENTRY = 4
 
 # After the lock, for the sake of a replica that has joined, and follows, since we began to wait for it.
 FOLLOW = """
@@ -221,11 +239,8 @@ class PostgresSessionEvents:
             return None
         first = rows[0]
         return EntryPage(
-            entries=[
-                StoredEntry(row["seq"], row["message"], row["type"], row["event_id"], row["happened_at"])
-                for row in rows
-                if row["seq"] is not None
-            ],
+            # By position: a page has up to ten thousand.
+            entries=[StoredEntry._make(row[_ENTRY:]) for row in rows if row[_ENTRY] is not None],
             last_seq=first["last_seq"],
             trimmed_seq=first["trimmed_seq"],
             known=first["place"] is not None and first["place"] <= first["last_seq"],

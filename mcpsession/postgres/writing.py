@@ -7,7 +7,7 @@ a standalone one has many, and is looked after as soon as it has grown.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from mcpsession.errors import MCPSessionError
 from mcpsession.model import Accepted, AppendedStream, Batch, NewEvent, OpenedStream, ReplicaId, SessionId, StreamId
@@ -24,6 +24,11 @@ _UNIT = "\x1f"
 # wait for each other in one direction only.
 # Appended: a row that was taken over, finished or has moved on does not pass the locked check, which Postgres repeats
 # on the newest version of the row after it has waited for the lock.
+# Every row is found by its whole key, by the way in which that is written: LATERAL is done for one after the other, and
+# a conflict is looked for in the key's index. Of a join the planner may think, while it has no statistics or those of
+# an empty table, that walking over all of the namespace's streams costs as little, and keep that plan while they grow
+# (seen: 4 ms a call). So the check of finished_at is none that an index could serve; and whoever conflicts is there and
+# locked by us, hence none of these is ever inserted: `excluded` is only how the values get to the row.
 WRITE = """
 WITH opened AS (
     INSERT INTO mcpsession.streams
@@ -37,22 +42,31 @@ WITH opened AS (
     ORDER BY o.session_id, o.requests, o.id
     ON CONFLICT DO NOTHING
     RETURNING session_id, id, reader
+), given AS (
+    SELECT a.session_id, a.id, a.answered, a.base, a.count, a.finished, a.trimmed
+    FROM unnest($12::text[], $13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::bool[], $18::bigint[])
+        AS a (session_id, id, answered, base, count, finished, trimmed)
+    ORDER BY a.session_id, a.id
 ), locked AS (
-    SELECT s.session_id, s.id, s.reader, s.trimmed_seq, a.answered, a.count, a.finished, a.trimmed
-    FROM mcpsession.streams s
-    JOIN unnest($12::text[], $13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::bool[], $18::bigint[])
-        AS a (session_id, id, answered, base, count, finished, trimmed) ON a.session_id = s.session_id AND a.id = s.id
-    WHERE s.namespace = $1 AND s.producer = $2 AND s.finished_at IS NULL AND s.last_seq = a.base
-    ORDER BY s.session_id, s.id
-    FOR NO KEY UPDATE OF s
+    SELECT given.session_id, given.id, s.reader, s.trimmed_seq, given.answered, given.count, given.finished,
+        given.trimmed
+    FROM given CROSS JOIN LATERAL (
+        SELECT t.reader, t.trimmed_seq
+        FROM mcpsession.streams t
+        WHERE t.namespace = $1 AND t.session_id = given.session_id AND t.id = given.id AND t.producer = $2
+            AND coalesce(t.finished_at, 'infinity') = 'infinity' AND t.last_seq = given.base
+        FOR NO KEY UPDATE OF t) AS s
 ), appended AS (
-    UPDATE mcpsession.streams s
-    SET last_seq = s.last_seq + locked.count, trimmed_seq = greatest(s.trimmed_seq, locked.trimmed),
-        answered_ids = s.answered_ids || string_to_array(locked.answered, E'\\x1f'),
-        finished_at = CASE WHEN locked.finished THEN now() END,
-        expires_at = CASE WHEN locked.finished THEN now() + make_interval(secs => $3::float8) END
+    INSERT INTO mcpsession.streams AS s
+        (namespace, session_id, id, answered_ids, last_seq, trimmed_seq, finished_at, expires_at)
+    SELECT $1, locked.session_id, locked.id, string_to_array(locked.answered, E'\\x1f'), locked.count, locked.trimmed,
+        CASE WHEN locked.finished THEN now() END,
+        CASE WHEN locked.finished THEN now() + make_interval(secs => $3::float8) END
     FROM locked
-    WHERE s.namespace = $1 AND s.session_id = locked.session_id AND s.id = locked.id
+    ON CONFLICT (namespace, session_id, id) DO UPDATE
+    SET last_seq = s.last_seq + excluded.last_seq, trimmed_seq = greatest(s.trimmed_seq, excluded.trimmed_seq),
+        answered_ids = s.answered_ids || excluded.answered_ids, finished_at = excluded.finished_at,
+        expires_at = excluded.expires_at
 ), accepted AS (
     SELECT session_id, id, reader FROM opened
     UNION ALL
@@ -90,29 +104,36 @@ WHERE t.namespace = $1 AND t.session_id = o.session_id AND t.request_ids = strin
 RETURNING t.id
 """
 
-# Many replicas write to a standalone stream. Its row is locked and counted once, however much of a call is its.
+# Many replicas write to a standalone stream. Its row is locked and counted once, however much of a call is its; and it
+# is found and changed by its key, as above.
 APPEND_STANDALONE = """
 WITH appended AS (
     SELECT a.session_id, a.message, a.request_of,
         row_number() OVER (PARTITION BY a.session_id ORDER BY a.place) AS place
     FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS a (session_id, message, request_of, place)
 ), counted AS (
-    SELECT session_id, max(place) AS count, sum(octet_length(message)) AS bytes FROM appended GROUP BY session_id
+    SELECT session_id, max(place) AS count, sum(octet_length(message)) AS bytes
+    FROM appended
+    GROUP BY session_id
+    ORDER BY session_id
 ), locked AS (
-    SELECT t.session_id, t.last_seq, t.trimmed_seq, t.holder, t.bytes + counted.bytes AS bytes, counted.count
-    FROM mcpsession.streams t JOIN counted ON counted.session_id = t.session_id
-    WHERE t.namespace = $1 AND t.id = 's' AND t.finished_at IS NULL
-        AND EXISTS (
-            SELECT FROM mcpsession.sessions s
-            WHERE s.namespace = $1 AND s.id = t.session_id
-                AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
-    ORDER BY t.session_id
-    FOR NO KEY UPDATE OF t
+    SELECT counted.session_id, stream.last_seq, stream.trimmed_seq, stream.holder,
+        stream.bytes + counted.bytes AS bytes, counted.count
+    FROM counted CROSS JOIN LATERAL (
+        SELECT t.last_seq, t.trimmed_seq, t.holder, t.bytes
+        FROM mcpsession.streams t
+        WHERE t.namespace = $1 AND t.session_id = counted.session_id AND t.id = 's'
+            AND coalesce(t.finished_at, 'infinity') = 'infinity'
+            AND EXISTS (
+                SELECT FROM mcpsession.sessions s
+                WHERE s.namespace = $1 AND s.id = t.session_id
+                    AND s.status = 'live' AND s.claimed_by IS NULL AND s.expires_at > now())
+        FOR NO KEY UPDATE OF t) AS stream
 ), grown AS (
-    UPDATE mcpsession.streams t
-    SET last_seq = locked.last_seq + locked.count, bytes = locked.bytes
+    INSERT INTO mcpsession.streams (namespace, session_id, id, kind, last_seq, bytes)
+    SELECT $1, locked.session_id, 's', 'standalone', locked.last_seq + locked.count, locked.bytes
     FROM locked
-    WHERE t.namespace = $1 AND t.session_id = locked.session_id AND t.id = 's'
+    ON CONFLICT (namespace, session_id, id) DO UPDATE SET last_seq = excluded.last_seq, bytes = excluded.bytes
 ), entered AS (
     INSERT INTO mcpsession.events (namespace, session_id, stream_id, seq, message, request_of)
     SELECT $1, locked.session_id, 's', locked.last_seq + appended.place, appended.message, appended.request_of
@@ -187,10 +208,6 @@ class Writing:
 
     async def _write(self, batch: Batch, producer: ReplicaId) -> list[Accepted]:
         opened, appended = batch.opened, batch.appended
-        events = [
-            *(row for stream in opened for row in _numbered(stream, 0)),
-            *(row for stream in appended for row in _numbered(stream, stream.base)),
-        ]
         rows = await self._journal.fetch(
             WRITE_AND_TRIM if any(stream.trimmed for stream in appended) else WRITE,
             self._namespace,
@@ -211,9 +228,9 @@ class Writing:
             [len(stream.events) for stream in appended],
             [stream.finished for stream in appended],
             [stream.trimmed for stream in appended],
-            *([event[column] for event in events] for column in range(5)),
+            *_columns(opened, appended),
         )
-        return [Accepted(row["session_id"], row["id"], row["reader"]) for row in rows]
+        return [Accepted._make(row) for row in rows]
 
     async def _make_way(self, refused: Sequence[OpenedStream]) -> bool:
         """Whether something was in the way that is over and was not swept yet."""
@@ -251,13 +268,25 @@ class Writing:
             logger.warning("%d standalone streams are trimmed when they grow again: %s", len(session_ids), error)
 
 
-def _numbered(
-    stream: OpenedStream | AppendedStream, base: int
-) -> Iterator[tuple[SessionId, StreamId, int, str, ReplicaId | None]]:
-    for seq, event in enumerate(stream.events, base + 1):
-        if seq > stream.trimmed:
-            yield stream.session_id, stream.stream_id, seq, event.message, event.request_of
+def _columns(opened: Sequence[OpenedStream], appended: Sequence[AppendedStream]) -> tuple[Sequence[object], ...]:
+    """All events that are to be kept, as columns."""
+    sessions: list[SessionId] = []
+    streams: list[StreamId] = []
+    numbers: list[int] = []
+    messages: list[str] = []
+    requests_of: list[ReplicaId | None] = []
+    streams_and_bases: list[tuple[OpenedStream | AppendedStream, int]] = [(stream, 0) for stream in opened]
+    streams_and_bases += ((stream, stream.base) for stream in appended)
+    for stream, base in streams_and_bases:
+        for seq, (message, request_of, _) in enumerate(stream.events, base + 1):
+            if seq > stream.trimmed:
+                sessions.append(stream.session_id)
+                streams.append(stream.stream_id)
+                numbers.append(seq)
+                messages.append(message)
+                requests_of.append(request_of)
+    return sessions, streams, numbers, messages, requests_of
 
 
 def _answered(events: Sequence[NewEvent]) -> str:
-    return _UNIT.join(event.answers for event in events if event.answers is not None)
+    return _UNIT.join([event.answers for event in events if event.answers is not None])

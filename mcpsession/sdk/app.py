@@ -17,7 +17,8 @@ from mcp.server.transport_security import DEFAULT_MAX_REQUEST_BODY_SIZE
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcpsession.errors import ConfigurationError
 from mcpsession.sdk.health import Health
@@ -95,6 +96,7 @@ def streamable_http_app(
     endpoint = _endpoint(app)
     endpoint.session_manager = ours
     app.router.lifespan_context = lambda _: ours.run()
+    _lead_straight(app, endpoint)
     if health_path is not None:
         app.router.routes.append(Route(health_path, _health(layer), methods=["GET"]))
     return app
@@ -136,6 +138,42 @@ def _endpoint(app: Starlette) -> StreamableHTTPASGIApp:
         "the SDK's app has no StreamableHTTPASGIApp any more: this mcp release moved a seam; use an older one, "
         "and see tests/sdk/test_seams.py"
     )
+
+
+def _lead_straight(app: Starlette, endpoint: StreamableHTTPASGIApp) -> None:
+    """Have requests to the endpoint's own path go there without the app's stack, where that adds nothing to them.
+
+    It is built at the first request: until then middleware, handlers of exceptions and routes can be added.
+    """
+    build = app.build_middleware_stack
+
+    def built() -> ASGIApp:
+        stack = build()
+        route = _way_to(app, endpoint)
+        if route is None or app.user_middleware or app.exception_handlers or app.debug or app.max_body_size is not None:
+            return stack
+
+        async def lead(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] == route.path and not scope.get("root_path"):
+                scope["router"], scope["route"] = app.router, route
+                scope["endpoint"], scope["path_params"] = route.endpoint, {}
+                await endpoint(scope, receive, send)
+            else:
+                await stack(scope, receive, send)
+
+        return lead
+
+    app.build_middleware_stack = built  # type: ignore[method-assign]  # what Starlette calls, once
+
+
+def _way_to(app: Starlette, endpoint: StreamableHTTPASGIApp) -> Route | None:
+    """The route that is the endpoint itself, if it comes first for its path, and for every method."""
+    route = next((one for one in app.routes if getattr(one, "endpoint", None) is endpoint), None)
+    if not isinstance(route, Route) or route.methods:
+        return None
+    asked = {"type": "http", "method": "POST", "path": route.path}
+    first = next(one for one in app.routes if one.matches(asked)[0] is not Match.NONE)
+    return route if first is route else None
 
 
 def _health(layer: Layer) -> Any:

@@ -23,8 +23,8 @@ class Health:
     problems: list[str]
     last_beat: float
     """Seconds since the last confirmed beat was sent."""
-    last_echo: float
-    """Seconds since the last heard ping to oneself was sent."""
+    last_heard: float
+    """Seconds since the listener last heard anything: a bell, or a ping."""
     listener: str
     """The listener's last change: `connected`, `disconnected`, `reconnected` or `failed`; `off` before the first."""
     journal_age: float
@@ -44,10 +44,11 @@ class Health:
         return asdict(self)
 
 
-def examine(parts: Parts, last_echo: float, *, running: bool) -> Health:
+def examine(parts: Parts, last_heard: float, *, running: bool) -> Health:
     """Look at a replica without asking the store."""
     settings = parts.settings
-    beat, echo = parts.heartbeat.last_beat, time.monotonic() - last_echo
+    now = time.monotonic()
+    beat, heard, proven = parts.heartbeat.last_beat, now - last_heard, now - parts.post_office.proven_at
     problems = []
     if running and not parts.heartbeat.may_write():
         problems.append(f"no beat was confirmed for {_seconds(beat)}: this replica pauses")
@@ -57,8 +58,8 @@ def examine(parts: Parts, last_echo: float, *, running: bool) -> Health:
             f"{settings.poll:g} s, sessions are read for each request; check that the listener reaches Postgres "
             "directly (MCPSESSION_LISTEN_URL) and may log in there"
         )
-    elif running and echo > settings.cache_lease:
-        problems.append(f"the listener heard nothing for {_seconds(echo)}: sessions are read for each request")
+    elif running and proven > settings.cache_lease:
+        problems.append(f"no look at the mail succeeded for {_seconds(proven)}: sessions are read for each request")
     if parts.journal.age > settings.journal_age:
         problems.append(f"the journal could not write for {_seconds(parts.journal.age)}: new requests are refused")
     return Health(
@@ -67,7 +68,7 @@ def examine(parts: Parts, last_echo: float, *, running: bool) -> Health:
         label=settings.label,
         problems=problems,
         last_beat=_finite(beat),
-        last_echo=_finite(echo),
+        last_heard=_finite(heard),
         listener=parts.listening.state or "off",
         journal_age=round(parts.journal.age, 3),
         journal_bytes=parts.journal.pending_bytes,

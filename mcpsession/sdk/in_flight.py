@@ -84,8 +84,7 @@ class InFlight:
         """Note a request whose session is not checked yet, so that a cancel finds it from the first moment."""
         key = (session_id, coerce_request_id(request_id))
         self._arriving.setdefault(key, []).append(exchange)
-        if (heard := self._early.get(key)) is not None and time.monotonic() - heard < _EARLY:
-            exchange.cancel()
+        self._apply_early(key, exchange)
 
     def leave_arriving(self, session_id: SessionId, request_id: RequestId, exchange: Running) -> None:
         key = (session_id, coerce_request_id(request_id))
@@ -97,9 +96,20 @@ class InFlight:
 
     def enter(self, session: Session, request_id: RequestId, exchange: Running) -> bool:
         """Claim the id in its session; False while another request with it runs here."""
-        self.leave_arriving(session.id, request_id, exchange)
+        if self._arriving:
+            self.leave_arriving(session.id, request_id, exchange)
         running = self._running.setdefault(session.id, {}).setdefault(session.incarnation, {})
-        return running.setdefault(coerce_request_id(request_id), exchange) is exchange
+        key = coerce_request_id(request_id)
+        if running.setdefault(key, exchange) is not exchange:
+            return False
+        if self._early:
+            self._apply_early((session.id, key), exchange)
+        return True
+
+    def _apply_early(self, key: Key, exchange: Running) -> None:
+        heard = self._early.get(key)
+        if heard is not None and time.monotonic() - heard < _EARLY and not exchange.cancelled:
+            exchange.cancel()
 
     def leave(self, session: Session, request_id: RequestId, exchange: Running) -> None:
         incarnations, key = self._running.get(session.id, {}), coerce_request_id(request_id)

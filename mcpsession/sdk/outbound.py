@@ -23,7 +23,8 @@ class Outbound:
         self._most_bytes = settings.outbound_bytes
         self._frames: deque[tuple[int, bytes]] = deque()
         self._bytes = 0
-        self._taken = anyio.Event()
+        self._taken: anyio.Event | None = None
+        """Where somebody waits."""
         self.is_open = True
 
     def __len__(self) -> int:
@@ -46,7 +47,7 @@ class Outbound:
             frames.append(self._frames.popleft()[1])
             self._bytes -= len(frames[-1])
         if frames:
-            self._taken.set()
+            self._tell()
         return b"".join(frames)
 
     def close(self) -> None:
@@ -54,15 +55,19 @@ class Outbound:
         self.is_open = False
         self._frames.clear()
         self._bytes = 0
-        self._taken.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._taken is not None:
+            self._taken.set()
+            self._taken = None
 
     async def taken(self) -> bool:
         """Wait until something was taken; False if nothing was for as long as a client that reads would need."""
         # One event for all who wait: a second one would leave the first asleep.
-        if self._taken.is_set():
-            self._taken = anyio.Event()
+        self._taken = taken = self._taken or anyio.Event()
         with anyio.move_on_after(STUCK) as waiting:
-            await self._taken.wait()
+            await taken.wait()
         return not waiting.cancelled_caught
 
 

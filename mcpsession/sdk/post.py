@@ -5,28 +5,27 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.abc
-from mcp.server.connection import Connection
-from mcp.server.runner import ServerRunner, aclose_shielded
 from mcp.shared.jsonrpc_dispatcher import progress_token_from_params
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp_types import InitializeRequestParams, RequestId
-from mcp_types.version import LATEST_HANDSHAKE_VERSION
+from mcp_types import RequestId
 from starlette.requests import Request
 from starlette.types import Receive, Send
 
 from mcpsession.cancellation import interrupted
+from mcpsession.errors import LayerClosedError
 from mcpsession.progress import REPORT
 from mcpsession.records import Session
 from mcpsession.sdk import wire
 from mcpsession.sdk.current import CurrentSession
-from mcpsession.sdk.dispatch import RequestContext, StandaloneOutlet
-from mcpsession.sdk.exchange import Exchange
+from mcpsession.sdk.dispatch import RequestContext
+from mcpsession.sdk.exchange import Exchange, Mode
+from mcpsession.sdk.handlers import Handlers
+from mcpsession.sdk.kernel import Kernel, RequestConnection
 from mcpsession.sdk.parts import Parts
 from mcpsession.sdk.request_context import CurrentRequest, remote_of, trace_of
 from mcpsession.sdk.session_methods import KEPT
@@ -43,69 +42,91 @@ _JSON = TransportContext(kind="streamable-http", can_send_request=False)
 _RETRY_AFTER = 1
 
 
-def client_params(text: str) -> InitializeRequestParams:
-    """What the client said of itself at `initialize`; the same text, usually of thousands of clients, is one object."""
-    # A long text is some client's alone; a thousand of them must not stay in memory.
-    return _remembered(text) if len(text) < _SHORT else _parsed(text)
+class _Served:
+    """One request that a handler of the server's serves."""
 
+    __slots__ = ("context", "exchange", "kernel", "message", "parts", "request", "session")
 
-def _parsed(text: str) -> InitializeRequestParams:
-    return InitializeRequestParams.model_validate_json(text)
+    def __init__(
+        self, parts: Parts, exchange: Exchange, session: Session, message: Mapping[str, Any], request: Request
+    ) -> None:
+        self.parts = parts
+        self.exchange = exchange
+        self.session = session
+        self.message = message
+        self.request = request
+        self.context: RequestContext
+        self.kernel: Kernel
 
+    async def call(self) -> dict[str, Any]:
+        """Run the handler."""
+        context, kernel = self.context, self.kernel
+        method, params = self.exchange.method, self.message.get("params")
+        REPORT.set(context.progress)
+        try:
+            result = await kernel.on_request(context, method, params)
+            if method in KEPT:
+                await KEPT[method](self.parts, self.session, params or {})
+            return result
+        finally:
+            context.close()
+            await kernel.close()
 
-_SHORT = 8192
-_remembered = lru_cache(maxsize=1024)(_parsed)
+    def cancelled(self) -> None:
+        self.context.cancel_requested.set()
 
+    def finished(self) -> None:
+        self.parts.in_flight.leave(self.session, self.exchange.request_id, self.exchange)
+        self.parts.touches.note(self.session.id)
+        # They know of it, too: no circle is to be left.
+        del self.context, self.kernel
 
-def connection_of(parts: Parts, session: Session) -> Connection:
-    """The session as the SDK's connection, for one request (its `exit_stack` is per request here).
+    async def close_stream(self) -> None:
+        self.exchange.close_socket()
 
-    Of one without client params the SDK answers nothing but ping: its own gate, with its own error.
-    """
-    connection = Connection(
-        StandaloneOutlet(parts, session),
-        protocol_version=session.protocol_version or LATEST_HANDSHAKE_VERSION,
-        session_id=session.id,
-        client_params=client_params(session.client_params) if session.client_params else None,
-    )
-    if session.initialized:
-        connection.initialized.set()
-    return connection
+    async def close_standalone(self) -> None:
+        # Wherever it is held; the client reconnects.
+        self.parts.post_office.ring_hang_up(self.session.id)
 
-
-def _current_request(
-    exchange: Exchange, session: Session, params: Mapping[str, Any] | None, request: Request
-) -> CurrentRequest:
-    return CurrentRequest(
-        session_id=session.id,
-        owner=session.owner,
-        request_id=exchange.request_id,
-        method=exchange.method,
-        protocol_version=session.protocol_version,
-        trace=trace_of(params, request.scope["headers"]),
-        remote=remote_of(request.scope),
-        replica=exchange.replica,
-        began_at=datetime.fromtimestamp(exchange.began_at, UTC),
-    )
+    def current_request(self) -> CurrentRequest:
+        exchange, session = self.exchange, self.session
+        return CurrentRequest(
+            session_id=session.id,
+            owner=session.owner,
+            request_id=exchange.request_id,
+            method=exchange.method,
+            protocol_version=session.protocol_version,
+            trace=trace_of(self.message.get("params"), self.request.scope["headers"]),
+            remote=remote_of(self.request.scope),
+            replica=exchange.replica,
+            began_at=datetime.fromtimestamp(exchange.began_at, UTC),
+        )
 
 
 class RequestRunner:
     """Runs requests of live sessions through the SDK's kernel."""
 
     def __init__(
-        self, server: Server[Any], parts: Parts, tasks: anyio.abc.TaskGroup, lifespan_state: Any, *, json_mode: bool
+        self,
+        server: Server[Any],
+        parts: Parts,
+        tasks: anyio.abc.TaskGroup,
+        handlers: Handlers,
+        lifespan_state: Any,
+        *,
+        mode: Mode,
     ) -> None:
         self._server = server
         self._parts = parts
         self._tasks = tasks
+        self._handlers = handlers
         self._lifespan_state = lifespan_state
-        self._json_mode = json_mode
+        self._mode = mode
+        self._transport = _JSON if mode == "json" else _SSE
 
-    def arrive(self, session_id: str, request_id: RequestId, method: str) -> Exchange:
-        """Note the request before anything is waited for, so that a cancel finds it."""
-        exchange = Exchange(self._parts, request_id, method, json_mode=self._json_mode)
-        self._parts.in_flight.arrive(session_id, request_id, exchange)
-        return exchange
+    def exchange(self, request_id: RequestId, method: str) -> Exchange:
+        """What becomes of a request, from its first moment on."""
+        return Exchange(self._parts, request_id, method, mode=self._mode)
 
     async def serve(
         self,
@@ -117,39 +138,7 @@ class RequestRunner:
         send: Send,
     ) -> None:
         """Run one request and write its response."""
-        request_id: RequestId = message["id"]
-        method: str = message["method"]
-        params = message.get("params")
-        parts = self._parts
-        context = self._context(exchange, session, request_id, params, request)
-
-        def asked() -> CurrentRequest:
-            return _current_request(exchange, session, params, request)
-
-        most_bytes = parts.settings.max_state_bytes
-        current = CurrentSession(session, parts.sessions, max_state_bytes=most_bytes, request=asked)
-        connection = connection_of(parts, session)
-        runner = ServerRunner(self._server, connection, self._lifespan_state)
-
-        async def call() -> dict[str, Any]:
-            REPORT.set(context.progress)
-            try:
-                result = await runner.on_request(context, method, params)
-                if method in KEPT:
-                    await KEPT[method](parts, session, params or {})
-                return result
-            finally:
-                context.close()
-                # Nearly always empty, and closing it takes a scope and a deadline.
-                if getattr(connection.exit_stack, "_exit_callbacks", True):
-                    await aclose_shielded(connection)
-
-        def finished() -> None:
-            parts.in_flight.leave(session, request_id, exchange)
-            parts.touches.note(session.id)
-
-        exchange.on_cancelled = lambda: context.cancel_requested.set()
-        exchange.on_finished = finished
+        parts, request_id = self._parts, exchange.request_id
         most = parts.settings.max_streams_per_session
         if parts.in_flight.count(session) >= most:
             text = f"Too many calls of this session run at once: at most {most} are allowed"
@@ -161,50 +150,51 @@ class RequestRunner:
             text = f"Duplicate request id: a request with id {wire.dump_id(request_id)[:64]} still runs in this session"
             await wire.refuse(send, 400, text, request_id=request_id)
             return
+        served = _Served(parts, exchange, session, message, request)
+        served.context = self._context(served)
+        served.kernel = self._kernel(session, message.get("params"))
+        exchange.on_cancelled = served.cancelled
+        exchange.on_finished = served.finished
         if exchange.cancelled:
-            exchange.cancel()
+            # Before there was a context to tell it to.
+            served.cancelled()
         exchange.open(session)
-        self._tasks.start_soon(exchange.run, call, current)
+        most_bytes = parts.settings.max_state_bytes
+        current = CurrentSession(session, parts.sessions, max_state_bytes=most_bytes, request=served.current_request)
+        try:
+            self._handlers.start(exchange.run(served.call, current))
+        except LayerClosedError:
+            served.finished()
+            raise
         if parts.settings.call_timeout is not None:
             self._tasks.start_soon(exchange.expire, parts.settings.call_timeout)
         await exchange.serve(send, receive)
 
-    def _context(
-        self,
-        exchange: Exchange,
-        session: Session,
-        request_id: RequestId,
-        params: Mapping[str, Any] | None,
-        request: Request,
-    ) -> RequestContext:
+    def _kernel(self, session: Session, params: Mapping[str, Any] | None) -> Kernel:
+        return Kernel(self._server, RequestConnection(self._parts, session), self._lifespan_state, params)
+
+    def _context(self, served: _Served) -> RequestContext:
+        session = served.session
         # Clients before 2025-11-25 got no priming event, so they could not resume a stream that is closed early.
-        resumable = not self._json_mode and session.protocol_version >= "2025-11-25"
-
-        async def close_stream() -> None:
-            exchange.close_socket()
-
-        async def close_standalone() -> None:
-            # Wherever it is held; the client reconnects.
-            self._parts.post_office.ring_hang_up(session.id)
-
+        resumable = self._mode != "json" and session.protocol_version >= "2025-11-25"
+        metadata = ServerMessageMetadata(
+            request_context=served.request,
+            close_sse_stream=served.close_stream if resumable else None,
+            close_standalone_sse_stream=served.close_standalone if resumable else None,
+            can_send_request=self._transport.can_send_request,
+        )
         return RequestContext(
             self._parts,
             session,
-            None if self._json_mode else exchange,
-            request_id=request_id,
-            progress_token=progress_token_from_params(params),
-            transport=_JSON if self._json_mode else _SSE,
-            metadata=ServerMessageMetadata(
-                request_context=request,
-                close_sse_stream=close_stream if resumable else None,
-                close_standalone_sse_stream=close_standalone if resumable else None,
-                can_send_request=not self._json_mode,
-            ),
+            None if self._mode == "json" else served.exchange,
+            request_id=served.exchange.request_id,
+            progress_token=progress_token_from_params(served.message.get("params")),
+            transport=self._transport,
+            metadata=metadata,
         )
 
     async def notify(self, session: Session, method: str, params: Mapping[str, Any] | None, request: Request) -> None:
         """Hand a notification to the server's own handlers. What they raise is logged, not raised."""
-        connection = connection_of(self._parts, session)
         context = RequestContext(
             self._parts,
             session,
@@ -214,10 +204,11 @@ class RequestRunner:
             transport=_JSON,
             metadata=ServerMessageMetadata(request_context=request, can_send_request=False),
         )
+        kernel = self._kernel(session, params)
         try:
-            await ServerRunner(self._server, connection, self._lifespan_state).on_notify(context, method, params)
+            await kernel.on_notify(context, method, params)
         finally:
-            await aclose_shielded(connection)
+            await kernel.close()
 
     def notify_soon(self, session: Session, method: str, params: Mapping[str, Any] | None, request: Request) -> None:
         """The same, after the client has its 202."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Receive, Send
 
 from mcpsession.sdk import wire
+from mcpsession.sdk.wire import Fields
 
 
 async def read_message(
-    scope: Scope, receive: Receive, send: Send, *, json_mode: bool, max_bytes: int
+    fields: Fields, receive: Receive, send: Send, *, json_mode: bool, max_bytes: int
 ) -> dict[str, Any] | None:
     """The one JSON-RPC message of a POST; None if it was refused, or its client has gone."""
-    has_json, has_sse = wire.accepts(wire.header(scope["headers"], b"accept") or b"")
+    has_json, has_sse = wire.accepts(fields.get(b"accept", b""))
     if not has_json or not (has_sse or json_mode):
         wanted = "application/json" if json_mode else "both application/json and text/event-stream"
         await wire.refuse(send, 406, f"Not Acceptable: Client must accept {wanted}")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from mcp_types import RequestId
 
 from mcpsession.model import ReplicaId, SessionId, fingerprint
-from mcpsession.sdk import wire
 
 # W3C Trace Context: version, trace, span, flags. Versions after 00 may say more behind a dash.
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[!-~]*)?")
@@ -71,7 +70,7 @@ def trace_of(params: Mapping[str, Any] | None, headers: Iterable[tuple[bytes, by
     if isinstance(meta, Mapping) and (trace := _trace(meta.get("traceparent"), meta.get("tracestate"))):
         return trace
     fields = list(headers)
-    parent = wire.header(fields, b"traceparent")
+    parent = next((value for name, value in fields if name == b"traceparent"), None)
     if parent is None:
         return None
     # A list may be spread over several headers.

@@ -1,8 +1,9 @@
 """GET with Last-Event-ID: a request's stream goes on, on any replica.
 
 The reader writes its name into the stream's row before its first read, so the producer's next flush, which locks that
-row anyway, rings it and stops writing to its own socket. Events are read in pages until the last one was sent. A stream
-whose producer died is finished here, with an error that says what is known.
+row anyway, rings it and stops writing to its own socket. Events are read in pages until the last one was sent; while a
+page of a backlog leaves, the next one is read. A stream whose producer died is finished here, with an error that says
+what is known.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import anyio
+import anyio.lowlevel
 from starlette.types import Receive, Send
 
 from mcpsession.errors import StoreUnavailableError
-from mcpsession.model import Event, StreamState, error_finals
+from mcpsession.model import StreamState, error_finals
 from mcpsession.orphans import unknown_outcome
 from mcpsession.records import Session
 from mcpsession.sdk import wire
@@ -27,7 +30,8 @@ from mcpsession.tails import Tail
 
 logger = logging.getLogger(__name__)
 
-_PAGE = 100
+# A page has at most a MiB besides: a reader holds the one that leaves and the next.
+_PAGE = 2500
 # A stream's row may be on its way: its producer has a batch in flight.
 _PATIENCE = 1.0
 _AWAY_RETRY_MS = 5000
@@ -116,10 +120,11 @@ class Resumption:
     async def _follow(self, tail: Tail) -> None:
         parts, idle_since = self._parts, anyio.current_time()
         failing_since: float | None = None
+        ahead: StreamState | None = None
         while True:
             asked_at = anyio.current_time()
             try:
-                state = await parts.log.read(self.session.id, self._stream_id, self._seq, _PAGE)
+                state, ahead = ahead or await self._read(self._seq), None
                 if state is not None and state.orphaned:
                     await self._take_over(state)
                     continue
@@ -132,20 +137,52 @@ class Resumption:
                 await self._end(wire.retry(_AWAY_RETRY_MS))
                 return
             failing_since = None
-            chunk, over = self._next(state)
-            if chunk or over:
-                idle_since = anyio.current_time()
-                await may_write(parts, self._send)
-                self._over = over
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": not over})
+            async with self._reading_ahead(state) as pages:
+                chunk, over = self._next(state)
+                if chunk or over:
+                    idle_since = anyio.current_time()
+                    await may_write(parts, self._send)
+                    self._over = over
+                    await self._send({"type": "http.response.body", "body": chunk, "more_body": not over})
             if over:
                 return
+            ahead = pages[0] if pages else None
             if state is None or self._seq >= state.last_seq:
                 await tail.wait(parts.settings.poll)
             if anyio.current_time() - idle_since > parts.settings.keep_alive:
                 idle_since = anyio.current_time()
                 parts.touches.note(self.session.id)
                 await self._send({"type": "http.response.body", "body": wire.KEEP_ALIVE, "more_body": True})
+
+    async def _read(self, after: int) -> StreamState | None:
+        return await self._parts.log.read(self.session.id, self._stream_id, after, _PAGE)
+
+    @asynccontextmanager
+    async def _reading_ahead(self, state: StreamState | None) -> AsyncIterator[list[StreamState]]:
+        """Read the page after this one, if there is one, while inside; whoever leaves finds it in the list.
+
+        What it could not read is read again, by whoever knows what to do then.
+        """
+        pages: list[StreamState] = []
+
+        async def read(after: int) -> None:
+            with suppress(StoreUnavailableError):
+                if (page := await self._read(after)) is not None:
+                    pages.append(page)
+
+        if state is None or not self._is_followed(state):
+            yield pages
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(read, state.events.numbers[-1])
+            # Postgres is asked before this page's frames are made.
+            await anyio.lowlevel.checkpoint()
+            yield pages
+
+    def _is_followed(self, state: StreamState) -> bool:
+        """Whether there is another page, and nothing missing before it."""
+        numbers = state.events.numbers
+        return bool(numbers) and numbers[-1] < state.last_seq and self._before_gap(state) == len(numbers)
 
     async def _take_over(self, state: StreamState) -> None:
         finals = unknown_outcome(state.request_ids)
@@ -158,14 +195,12 @@ class Resumption:
         if state is None:
             return self._last_words() if self._session_ended else self._give_up("the stream expired"), True
         self._request_ids = state.request_ids
-        frames: list[bytes] = []
-        for event in state.events:
-            if event.seq != self._seq + 1 and not self._may_skip(state, event):
-                kept = f"events up to {state.trimmed_seq} of {state.last_seq} are gone"
-                return b"".join(frames) + self._give_up(kept), True
-            self._seq = event.seq
-            if event.message:
-                frames.append(wire.event(f"{self._stream_id}.{event.seq}", event.message))
+        before_gap = self._before_gap(state)
+        chunk = wire.events(self._stream_id, state.events[:before_gap])
+        if before_gap > 0:
+            self._seq = state.events.numbers[before_gap - 1]
+        if before_gap < len(state.events):
+            return chunk + self._give_up(f"events up to {state.trimmed_seq} of {state.last_seq} are gone"), True
         if state.finished and not state.events and self._seq >= state.last_seq:
             # The client was sent numbers that never became durable, or has the answer already.
             if state.taken_over:
@@ -173,13 +208,24 @@ class Resumption:
             return self._give_up(f"it ended at event {state.last_seq}, and nothing after it was kept"), True
         whole = self._seq >= state.last_seq
         if self._session_ended and whole and not state.finished:
-            return b"".join(frames) + self._last_words(), True
-        return b"".join(frames), state.finished and whole
+            return chunk + self._last_words(), True
+        return chunk, state.finished and whole
+
+    def _before_gap(self, state: StreamState) -> int:
+        """How many of the events come before one that is missing: mostly all, and that is seen at the last one."""
+        numbers, last = state.events.numbers, self._seq
+        if not numbers or numbers[-1] == last + len(numbers):
+            return len(numbers)
+        for place, seq in enumerate(numbers):
+            if seq != last + 1 and not self._may_skip(state, seq):
+                return place
+            last = seq
+        return len(numbers)
 
     @staticmethod
-    def _may_skip(state: StreamState, event: Event) -> bool:
+    def _may_skip(state: StreamState, seq: int) -> bool:
         # A stranger's final leaves out the numbers that the dead producer may have sent but never stored.
-        return state.taken_over and event.seq > state.last_seq - len(state.request_ids)
+        return state.taken_over and seq > state.last_seq - len(state.request_ids)
 
     def _give_up(self, why: str) -> bytes:
         """A request's stream never ends without its response: clients would reconnect for ever."""

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pydantic_core
 from mcp_types import jsonrpc_message_adapter
 from pydantic import ValidationError
-from starlette.types import Send
+from starlette.types import Scope, Send
 
 from mcpsession.errors import MessageTooLargeError, UnstorableTextError
-from mcpsession.model import STANDALONE, SessionId, StreamId
+from mcpsession.model import STANDALONE, EventPage, SessionId, StreamId
 from mcpsession.texts import LONGEST_REQUEST_ID, is_request_id
 
 SESSION_HEADER = b"mcp-session-id"
@@ -57,12 +57,13 @@ def standalone_event_id(seq: int, position: str) -> str:
     return f"{STANDALONE}.{seq}.{position}"
 
 
-def header(scope_headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """The first header of this (lower-case) name."""
-    for key, value in scope_headers:
-        if key == name:
-            return value
-    return None
+Fields = Mapping[bytes, bytes]
+"""A request's headers by their lower-case names; of several with one name the first."""
+
+
+def fields_of(scope: Scope) -> Fields:
+    # ASGI allows any iterable; servers give lists.
+    return dict(reversed([*scope["headers"]]))
 
 
 def session_id_of(value: bytes, longest: int = 128) -> SessionId | None:
@@ -84,6 +85,14 @@ def accepts(accept: bytes) -> tuple[bool, bool]:
 def event(event_id: str, message: str) -> bytes:
     """One message as an SSE frame. JSON text of ours has no line breaks."""
     return f"id: {event_id}\nevent: message\ndata: {message}\n\n".encode()
+
+
+def events(stream_id: StreamId, page: EventPage) -> bytes:
+    """Messages of a request's stream as frames; those of which only the number is left are not shown."""
+    # At once, and without an object for each: a backlog has thousands.
+    pairs = zip(page.numbers, page.messages, strict=True)
+    frames = [f"id: {stream_id}.{seq}\nevent: message\ndata: {text}\n\n" for seq, text in pairs if text]
+    return "".join(frames).encode()
 
 
 def priming(event_id: str, retry_ms: int | None) -> bytes:

@@ -91,5 +91,15 @@ class Doomed:
         if not self.victim or not (self.victim in args or any(self.victim in values for values in lists)):
             return False
         if self.statement == "final":
-            return any(True in values for values in lists if values and isinstance(values[0], bool))
+            return self._is_final(lists)
         return self.statement in query
+
+    def _is_final(self, lists: Sequence[list[Any]]) -> bool:
+        """Whether a batch of many sessions' streams finishes one of this session's."""
+        sessions: list[str] = []
+        for column in lists:
+            if column and isinstance(column[0], str) and len(column[0]) == len(self.victim):
+                sessions = column
+            elif column and isinstance(column[0], bool) and (self.victim, True) in zip(sessions, column, strict=False):
+                return True
+        return False

@@ -139,7 +139,9 @@ async def test_of_a_flush_and_a_take_over_at_once_one_writes_the_only_final(data
                     # One or the other has the start, in turns.
                     if number % 2:
                         writer.append(OWN, final=True)
-                        await anyio.sleep(0.003 + 0.0001 * (number % 10))
+                        # The batch does not linger for somebody who waits.
+                        tasks.start_soon(world.journal.flushed)
+                        await anyio.sleep(0.0001 * (number % 10))
                     barrier.set()
                     writer.append(OWN, final=True)
                 await world.journal.flushed()

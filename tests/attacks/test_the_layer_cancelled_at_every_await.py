@@ -9,7 +9,7 @@ import pytest
 
 from mcpsession.errors import StoreError
 from mcpsession.sdk.drain import drain
-from mcpsession.sdk.post import connection_of
+from mcpsession.sdk.kernel import RequestConnection
 from tests.attacks.cancelling import Work
 from tests.attacks.leaks import Leaks
 from tests.attacks.served import borrowing
@@ -118,7 +118,7 @@ async def test_a_question_on_the_standalone_stream(here: Replica, client: Client
         tasks.start_soon(answer_all)
 
         async def prepare() -> Work:
-            return lambda: connection_of(here.parts, session).send_raw_request("ping", None, {"timeout": 5})
+            return lambda: RequestConnection(here.parts, session).send_raw_request("ping", None, {"timeout": 5})
 
         async for outcome in leaks.after(prepare, standing=1):
             assert outcome.cancelled or {} == outcome.made

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from mcpsession.postgres.migrate import HEAD
-from tests.conftest import with_database
+from tests.conftest import execute, with_database
+from tests.postgres.citus import INSTALL
 
 
 def mcpsession(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -69,6 +70,29 @@ def test_a_database_that_does_not_exist_is_named(server_url: str) -> None:
     assert 1 == done.returncode
     assert 'database "mcpsession_test_missing" does not exist' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_was_distributed_is_told_as_it_is_done(database_url: str) -> None:
+    execute(database_url, INSTALL)
+    done = mcpsession("migrate", "--distributed", "--url", database_url)
+    assert (0, "") == (done.returncode, done.stderr)
+    lines = done.stdout.splitlines()
+    assert f" is at revision {HEAD} already" in lines[0]
+    assert lines[1].startswith("mcpsession: sessions is distributed by id (")
+    assert re.fullmatch(r"mcpsession: Citus plans all \d+ statements on these tables", lines[-1])
+
+
+def test_without_citus_nothing_is_distributed_and_the_remedy_is_told(database_url: str) -> None:
+    done = mcpsession("migrate", "--distributed", "--url", database_url)
+    assert 1 == done.returncode
+    assert "cannot be distributed: the database does not have the extension citus; install it on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_older_revision_is_not_distributed(database_url: str) -> None:
+    done = mcpsession("migrate", "--distributed", "--revision", "0003", "--url", database_url)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "--distributed is for the newest revision: leave --revision out" in done.stderr
 
 
 def test_an_unknown_revision_is_a_usage_error(database_url: str) -> None:

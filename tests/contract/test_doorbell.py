@@ -122,19 +122,19 @@ async def test_a_hearer_that_fails_does_not_make_deaf(backend: Backend) -> None:
 
 
 async def test_an_echo_proves_that_one_listens(backend: Backend) -> None:
-    assert -math.inf == backend.doorbell.last_echo()
+    assert -math.inf == backend.doorbell.last_heard()
     before, ear = time.monotonic(), Ear()
 
     async with backend.doorbell.listening("a", heard=ear.heard, reconnected=ear.reconnected):
-        first = backend.doorbell.last_echo()
+        first = backend.doorbell.last_heard()
         assert before <= first <= time.monotonic()
 
         async def is_renewed() -> bool:
-            return backend.doorbell.last_echo() > first
+            return backend.doorbell.last_heard() > first
 
         await until(is_renewed)
 
-    assert -math.inf == backend.doorbell.last_echo()
+    assert -math.inf == backend.doorbell.last_heard()
     assert [] == ear.words
 
 

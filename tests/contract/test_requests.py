@@ -60,7 +60,7 @@ async def test_f31_what_was_never_tracked_is_not_there(backend: Backend) -> None
 async def test_f31_a_clients_call_is_under_way_until_it_has_its_answer(backend: Backend, join: Join) -> None:
     await join("a")
     await a_session(backend)
-    await write(backend, replace(opened("prime", request_ids=('"x"',)), method="tools/call"))
+    await write(backend, opened("prime", request_ids=('"x"',))._replace(method="tools/call"))
 
     found = await backend.requests.find("session", '"x"')
     assert found is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import anyio
 import pytest
@@ -27,7 +26,7 @@ def numbers(state: StreamState) -> list[int]:
 async def test_f45_a_stream_opened_with_more_than_it_holds_is_numbered_as_if_it_held_all(
     backend: Backend, rows: Rows
 ) -> None:
-    await write(backend, replace(opened("1", "2", "3", "4"), trimmed=2))
+    await write(backend, opened("1", "2", "3", "4")._replace(trimmed=2))
 
     state = await read(backend, after=2)
     assert (4, 2, [3, 4], 2) == (state.last_seq, state.trimmed_seq, numbers(state), await rows())
@@ -35,12 +34,12 @@ async def test_f45_a_stream_opened_with_more_than_it_holds_is_numbered_as_if_it_
 
 async def test_f45_what_a_write_trims_is_gone_with_it(backend: Backend, rows: Rows) -> None:
     await write(backend, opened("1", "2", "3"), opened("1", "2", stream_id="other", request_ids=("2",)))
-    await write(backend, replace(appended(3, "4", "5"), trimmed=2), appended(2, "3", stream_id="other"))
+    await write(backend, appended(3, "4", "5")._replace(trimmed=2), appended(2, "3", stream_id="other"))
     state = await read(backend)
     assert (5, 2, [3, 4, 5]) == (state.last_seq, state.trimmed_seq, numbers(state))
 
     # Of what comes in with this one, some is not kept at all; and nothing comes back.
-    await write(backend, replace(appended(5, "6", "7", "8"), trimmed=7))
+    await write(backend, appended(5, "6", "7", "8")._replace(trimmed=7))
     await write(backend, appended(8, "9", finished=True))
     state = await read(backend)
     assert (9, 7, [8, 9]) == (state.last_seq, state.trimmed_seq, numbers(state))
@@ -51,9 +50,9 @@ async def test_f45_what_a_write_trims_is_gone_with_it(backend: Backend, rows: Ro
 async def test_f45_a_write_that_is_not_accepted_trims_nothing(backend: Backend) -> None:
     await write(backend, opened("1", "2", "3"))
 
-    for late in (replace(appended(2, "4"), trimmed=2), replace(appended(4, "5"), trimmed=2)):
+    for late in (appended(2, "4")._replace(trimmed=2), appended(4, "5")._replace(trimmed=2)):
         assert not await write(backend, late)
-    assert not await write(backend, replace(appended(3, "4"), trimmed=2), producer="b")
+    assert not await write(backend, appended(3, "4")._replace(trimmed=2), producer="b")
 
     assert [1, 2, 3] == numbers(await read(backend))
 

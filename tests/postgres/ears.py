@@ -20,6 +20,12 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND query LIKE 'LISTEN%' AND pid <> pg_backend_pid()
 """
 
+# And the hearts' by theirs.
+_CUT_HEARTS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE datname = current_database() AND query LIKE '%beats + 1%' AND pid <> pg_backend_pid()
+"""
+
 
 class Ear:
     """What one replica heard, in order, a gap as `None`; and the states that it went through."""
@@ -70,6 +76,11 @@ async def fetch(url: str, statement: str) -> list[asyncpg.Record]:
 async def cut_listeners(url: str) -> int:
     """End every listening connection of a database; returns how many there were."""
     return len(await fetch(url, _CUT))
+
+
+async def cut_hearts(url: str) -> int:
+    """End every connection of a database that beats; returns how many there were."""
+    return len(await fetch(url, _CUT_HEARTS))
 
 
 class ListenerRole:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import anyio
 import asyncpg
 import pytest
 from anyio import to_thread
 
+from mcpsession.errors import StoreUnavailableError
 from mcpsession.model import Mail
 from mcpsession.postgres.backend import PostgresBackend
 from mcpsession.postgres.embedded import EmbeddedPostgres
 from mcpsession.postgres.positions import parse_position
+from tests.postgres.ears import cut_hearts
 from tests.postgres.stores import living, open_session, running_backend
 
 _POST = """
@@ -133,6 +136,27 @@ async def test_a_session_s_first_position_is_that_of_its_creation(backend: Postg
     page = await backend.news_log.missed(hold.delivered_news)
     assert page is not None
     assert ["after"] == [mail.body for mail in page.mails]
+
+
+async def test_a_beat_with_a_position_that_is_ahead_of_the_server_asks_for_a_look(backend: PostgresBackend) -> None:
+    """Of a primary whose last commits are lost: its numbers hide the mail of this one."""
+    snapshot, taken_at = (await backend.mailbox.position()).split("@")
+    future = int(snapshot.split(":")[1]) + 1_000_000
+    async with living(backend) as me, backend.registry() as registry:
+        assert not (await registry.beat(me, f"{snapshot}@{taken_at}")).news
+        assert (await registry.beat(me, f"{future}:{future}:@{taken_at}")).news
+
+
+async def test_a_beat_tells_when_it_went_over_another_connection(backend: PostgresBackend, database_url: str) -> None:
+    async with living(backend) as me, backend.registry() as registry:
+        beats = [(await registry.beat(me, "")).anew for _ in range(2)]
+        assert 1 == await cut_hearts(database_url)
+        # The cut may be known already, and then it dials anew at once.
+        with suppress(StoreUnavailableError):
+            beats.append((await registry.beat(me, "")).anew)
+        beats += [(await registry.beat(me, "")).anew for _ in range(2)]
+
+    assert [True, False, True, False] == beats[:4]
 
 
 async def test_a_beat_tells_of_mail_and_news(backend: PostgresBackend) -> None:

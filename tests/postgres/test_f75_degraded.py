@@ -13,6 +13,7 @@ import pytest
 from mcpsession import ConfigurationError, SessionLayer
 from mcpsession.errors import ListenerError, StoreError, StoreUnavailableError
 from mcpsession.model import Heard, Mail, News
+from mcpsession.records import Admission, Session
 from mcpsession.sdk.parts import Parts
 from tests.postgres.ears import Ear, ListenerRole, cut_listeners, free_port
 
@@ -215,7 +216,8 @@ async def test_f75_a_replica_whose_listener_is_locked_out_polls_and_goes_back(
             took = [await mail_and_news(there, here, f"while-deaf-{n}") for n in range(3)]
             assert max(took) < POLLED
             # Nothing is believed that a bell would have taken back.
-            session = await here.layer.sessions.create()
+            lasting = Session("s" * 43, initialized=True)
+            [session] = await here.parts.sessions.create([lasting], admission=Admission())
             assert await here.parts.cache.load(session.id) is not None
             assert here.parts.cache.peek(session.id) is None
 

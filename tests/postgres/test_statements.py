@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 
 import asyncpg
 import pytest
 
-import mcpsession.postgres
+from mcpsession.postgres.distribution import statements
 
-_STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
-
-
-def _statements() -> dict[str, str]:
-    found = {}
-    for module in pkgutil.iter_modules(mcpsession.postgres.__path__):
-        names = vars(importlib.import_module(f"mcpsession.postgres.{module.name}"))
-        for name, value in names.items():
-            if name.isupper() and isinstance(value, str) and _STATEMENT.match(value):
-                found[f"{module.name}.{name}"] = value
-    return found
-
-
-STATEMENTS = _statements()
+STATEMENTS = statements()
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

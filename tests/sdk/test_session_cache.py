@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio
+import asyncpg
 import pytest
 
+from mcpsession import SessionLayer
+from mcpsession.records import Admission, Session
+from tests.postgres.ears import cut_hearts
 from tests.sdk.gates import until
 from tests.sdk.replicas import Client, replica, text_of
 
@@ -38,7 +44,7 @@ async def test_a_session_ended_on_one_replica_is_gone_on_the_other_when_the_answ
         assert 404 == await status_of_a_call(client, here)
 
 
-async def test_an_entry_is_not_used_once_the_listeners_echo_is_older_than_the_lease(here, client):
+async def test_an_entry_is_not_used_once_its_proof_is_older_than_the_lease(here, client):
     with anyio.fail_after(10):
         await status_of_a_call(client, here)
         reads = here.backend.sessions.calls["get"]
@@ -46,15 +52,88 @@ async def test_an_entry_is_not_used_once_the_listeners_echo_is_older_than_the_le
         assert reads == here.backend.sessions.calls["get"]
 
         cache = here.parts.cache
-        listening = cache._last_echo
-        cache._last_echo = lambda: listening() - here.parts.settings.cache_lease
+        proven_at = cache._proven_at
+        cache._proven_at = lambda: proven_at() - here.parts.settings.cache_lease
         await status_of_a_call(client, here)
         assert reads + 1 == here.backend.sessions.calls["get"]
 
 
-async def test_every_reconnect_of_the_listener_empties_the_cache(here, client):
-    import asyncpg
+async def test_an_end_that_nobody_rang_for_is_believed_no_longer_than_the_lease_however_slow_the_mail(here, client):
+    """The listener hears all the while; whoever ended the session died before its bell, and the mail cannot be read."""
+    with anyio.fail_after(10):
+        await status_of_a_call(client, here)
+        await here.parts.post_office.run_once()
+        here.backend.mailbox.before["news"].close()
+        await here.backend.sessions.end([client.session_id], "terminated", sender="dead", claim=False)
+        ended = time.monotonic()
+        await until(lambda: here.parts.cache.peek(client.session_id) is None)
+        assert time.monotonic() - ended < here.parts.settings.cache_lease
+        assert here.parts.listening.hears
+        assert 404 == await status_of_a_call(client, here)
+        here.backend.mailbox.before["news"].open()
 
+
+async def test_a_replica_that_hears_nothing_believes_nothing(here, client):
+    """It would learn a second late what it can learn at once by reading."""
+    with anyio.fail_after(10):
+        await status_of_a_call(client, here)
+        assert here.parts.cache.peek(client.session_id) is not None
+        here.parts.listening.note("disconnected")
+        assert here.parts.cache.peek(client.session_id) is None
+        here.parts.listening.note("reconnected")
+        assert here.parts.cache.peek(client.session_id) is not None
+
+
+async def test_without_looks_at_the_mail_nothing_is_believed_for_longer_than_the_lease(here, client):
+    """However well the listener hears: bells are no proof, they are rung after the commit, or not at all."""
+    with anyio.fail_after(10):
+        await status_of_a_call(client, here)
+        here.parts.heartbeat.on_pulse = lambda *_: None
+        proven = here.parts.post_office.proven_at
+        assert here.parts.cache.peek(client.session_id) is not None
+        await until(lambda: here.parts.cache.peek(client.session_id) is None)
+        assert time.monotonic() - proven >= here.parts.settings.cache_lease
+        assert 200 == await status_of_a_call(client, here)
+
+
+@pytest.mark.parametrize("settings", [{"cache_lease": 0.3}, {"beat": 5.0, "dead_after": 15.0}])
+async def test_where_beats_are_rare_others_look_often_enough_for_the_cache_to_be_believed(database_url, settings):
+    async with replica(database_url, **settings) as here:
+        with anyio.fail_after(10):
+            client = await Client().initialize(here)
+            await status_of_a_call(client, here)
+            proven = here.parts.post_office.proven_at
+            for _ in range(3):
+                before = proven
+                await until(lambda before=before: here.parts.post_office.proven_at > before)
+                proven = here.parts.post_office.proven_at
+                assert proven - before < here.parts.settings.cache_lease
+
+
+async def test_a_heart_that_found_the_store_anew_empties_the_cache(here, client, database_url):
+    """It may be another server, where numbers of lost mail hide what is new."""
+    with anyio.fail_after(10):
+        await status_of_a_call(client, here)
+        assert 1 == len(here.parts.cache)
+        assert 1 == await cut_hearts(database_url)
+        await until(lambda: 0 == len(here.parts.cache))
+        assert 200 == await status_of_a_call(client, here)
+
+
+@pytest.mark.parametrize("store", ["postgres", "memory"])
+async def test_what_an_earlier_run_of_the_layer_knew_is_forgotten(database_url, store):
+    """Between the two nobody heard of what ended."""
+    layer = SessionLayer.from_url(database_url if store == "postgres" else "memory://")
+    with anyio.fail_after(10):
+        async with layer.running() as parts:
+            [session] = await parts.sessions.create([Session("s" * 43, initialized=True)], admission=Admission())
+            await parts.cache.load(session.id)
+            assert parts.cache.peek(session.id) is not None
+        async with layer.running() as parts:
+            assert parts.cache.peek(session.id) is None
+
+
+async def test_every_reconnect_of_the_listener_empties_the_cache(here, client):
     with anyio.fail_after(10):
         await status_of_a_call(client, here)
         assert 1 == len(here.parts.cache)

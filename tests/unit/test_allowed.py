@@ -60,6 +60,7 @@ ALLOWED: dict[str, str] = {
     "journal_bytes": COUNT,
     "journal_age": SECONDS_ABOVE_0,
     "durability": "'group' or 'strict'",
+    "response_mode": "'sse' or 'auto'",
     "max_message_bytes": "a whole number from 1024 to 268435455",
     "outbound_frames": COUNT,
     "outbound_bytes": COUNT,
@@ -109,6 +110,7 @@ BAD_TEXTS = {
     "int": {"many": "'many'", "0": "0", "2.5": "'2.5'", "1e3": "'1e3'", "9" * 5000: f"'{'9' * 60}…'"},
     "bool": {"2": "'2'", "maybe": "'maybe'"},
     "IdForm": {"HEX": "'HEX'"},
+    "ResponseMode": {"json": "'json'"},
     "str": {"a\nb": r"'a\nb'"},
 }
 

@@ -15,15 +15,15 @@ from tests.sdk.gates import Gated
 
 
 class World:
-    """A cache over a real store in memory, with a clock and an echo that the test moves."""
+    """A cache over a real store in memory, with a clock and a proof that the test moves."""
 
     def __init__(self, monkeypatch, **settings):
         chosen = Settings(**{"touch_flush": 0.001, "touch_step": 0.001, **settings})
         self.now = 1000.0
-        self.echo_age = 0.0
+        self.proof_age = 0.0
         backend = MemoryBackend(chosen)
         self.store, self.initialization = Gated(backend.sessions), backend.initialization
-        self.cache = SessionCache(self.store, chosen, lambda: self.now - self.echo_age)
+        self.cache = SessionCache(self.store, chosen, lambda: self.now - self.proof_age)
         monkeypatch.setattr("mcpsession.cache.time", SimpleNamespace(monotonic=lambda: self.now))
 
     async def open(self, session_id="s" * 43, *, ttl=None, initialized=True):
@@ -76,22 +76,22 @@ async def test_a_row_read_before_an_invalidation_is_returned_but_not_kept(world,
     assert world.cache.peek(session_id) is None
 
 
-async def test_an_entry_is_not_used_once_the_last_echo_is_as_old_as_the_lease(world):
+async def test_an_entry_is_not_used_once_its_proof_is_as_old_as_the_lease(world):
     session_id = await world.open()
     await world.cache.load(session_id)
-    world.echo_age = 1.99
+    world.proof_age = 1.99
     assert world.cache.peek(session_id) is not None
-    world.echo_age = 2.0
+    world.proof_age = 2.0
     assert world.cache.peek(session_id) is None
     await world.cache.load(session_id)
     assert 2 == world.reads
 
 
-async def test_a_row_read_while_the_listener_is_silent_is_not_kept(world):
+async def test_a_row_read_while_nothing_is_proven_is_not_kept(world):
     session_id = await world.open()
-    world.echo_age = 2.0
+    world.proof_age = 2.0
     assert await world.cache.load(session_id) is not None
-    world.echo_age = 0.0
+    world.proof_age = 0.0
     assert world.cache.peek(session_id) is None
 
 

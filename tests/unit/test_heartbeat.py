@@ -87,7 +87,7 @@ async def test_a_log_handler_that_takes_long_does_not_hold_the_heart_up(monkeypa
     heartbeat, handler = Heartbeat(AwayOnceBackend(settings), settings), Silent()
     monkeypatch.setattr(logging.getLogger("mcpsession.heartbeat"), "handlers", [handler])
     enough, beats = anyio.Event(), itertools.count(1)
-    heartbeat.on_pulse = lambda pulse: enough.set() if next(beats) == 5 else None
+    heartbeat.on_pulse = lambda *_: enough.set() if next(beats) == 5 else None
     with anyio.fail_after(5):
         async with heartbeat.running():
             handler.acquire()
@@ -110,7 +110,7 @@ async def test_a_beat_that_failed_is_sent_anew_before_the_next_one_would_be(monk
     settings, at, enough = Settings(beat=1.0), list[float](), anyio.Event()
     monkeypatch.setattr(AwayOnce, "at", at)
     heartbeat, beats = Heartbeat(AwayOnceBackend(settings), settings), itertools.count(1)
-    heartbeat.on_pulse = lambda pulse: enough.set() if next(beats) == 2 else None
+    heartbeat.on_pulse = lambda *_: enough.set() if next(beats) == 2 else None
     with anyio.fail_after(10):
         async with heartbeat.running():
             await enough.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import anyio
 import pytest
@@ -204,3 +205,55 @@ async def test_a_bell_that_says_nothing_known_is_ignored(world):
     for word in ("", "x", "s only-one", "a no-number someone"):
         world.office.hear(word)
     assert not world.office.behind
+
+
+# ---- What is proven ------------------------------------------------------------------------------------------------
+
+
+async def test_a_beat_that_saw_no_news_proves_all_until_it_was_sent(world):
+    before = world.office.proven_at
+    world.office.look_out(mail=True, news=False, asked=before + 1.0)
+    assert (before + 1.0, False) == (world.office.proven_at, world.office.behind)
+    # One that was sent earlier comes late.
+    world.office.look_out(mail=False, news=False, asked=before + 0.5)
+    assert before + 1.0 == world.office.proven_at
+
+
+async def test_a_beat_that_saw_news_proves_nothing_and_the_replica_is_behind_until_it_has_read(world):
+    """Its bell was lost, or its ringer died: what is cached is the older truth, and somebody knows."""
+    await world.backend.mailbox.broadcast([Mail("ended", OTHER, None, "session", "it")])
+    before = world.office.proven_at
+    world.office.look_out(mail=False, news=True, asked=before + 1.0)
+    assert (before, True) == (world.office.proven_at, world.office.behind)
+    with anyio.fail_after(5):
+        await world.office.run_once()
+    assert (["it"], False) == (world.heard, world.office.behind)
+    assert before < world.office.proven_at
+
+
+async def test_a_read_proves_what_was_there_when_it_was_sent_once_it_is_applied(world):
+    world.mailbox.after["news"].close()
+    before = world.office.proven_at
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(world.office.run_once)
+            await world.mailbox.after["news"].reached.wait()
+            answered = time.monotonic()
+            assert before == world.office.proven_at
+            world.mailbox.after["news"].open()
+    assert before < world.office.proven_at <= answered
+
+
+async def test_a_page_that_is_not_the_last_one_proves_nothing(world, monkeypatch):
+    monkeypatch.setattr("mcpsession.news_contracts.PAGE_MAILS", 1)
+    await world.backend.mailbox.broadcast([Mail("news", OTHER, None, None, "one")])
+    await world.backend.mailbox.broadcast([Mail("news", OTHER, None, None, "two")])
+    before, reads = world.office.proven_at, world.mailbox.calls["news"]
+
+    def away(_):
+        return StoreUnavailableError("away") if world.mailbox.calls["news"] > reads + 1 else None
+
+    world.mailbox.failing["news"] = away
+    with pytest.raises(StoreUnavailableError):
+        await world.office.run_once()
+    assert (["one"], before) == (world.heard, world.office.proven_at)

@@ -28,6 +28,7 @@ OTHERS: dict[str, Any] = {
     "fence_margin": 0.25,
     "reap_every": 240.0,
     "durability": "strict",
+    "response_mode": "auto",
     "listener": "optional",
     "stream_wait": 2.0,
     "call_timeout": 20.0,
@@ -49,7 +50,7 @@ def another(name: str) -> Any:
     value = other_value(name)
     if KINDS[name] == "bool":
         return not value
-    if name in ("durability", "listener"):
+    if name in ("durability", "response_mode", "listener"):
         return getattr(Settings(), name)
     return value + "2" if isinstance(value, str) else value + 1
 
