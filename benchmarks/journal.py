@@ -57,15 +57,16 @@ async def measure_journal(database: Database, load: JournalLoad, say: Callable[[
         WrongResultError: something that was written is not there, or was not read.
         LoadFailedError: a process of the benchmark's own failed.
     """
-    async with AsyncExitStack() as stack:
-        sides, missing = await _sides(stack, database, load)
-        written = await _write(sides, load, say)
     say(f"storing {load.backlog:,} events")
     async with Backlog.stored(database.url, load.backlog) as backlog:
         replayed = await _replay(backlog, load, say)
         ways = {way.key: (way.title, way.against) for way in backlog.ways()}
     say(f"reading {load.sessions:,} sessions into a cache")
     memory = await _memory(database, load)
+    # Last: checkpoints and vacuums of so many rows would disturb what takes milliseconds.
+    async with AsyncExitStack() as stack:
+        sides, missing = await _sides(stack, database, load)
+        written = await _write(sides, load, say)
     titles = {side.key: side.title for side in sides}
     return JournalResult(titles, ways, load.seconds, load.rounds, load.backlog, written, replayed, memory, missing)
 

@@ -125,7 +125,7 @@ def show_journal(result: JournalResult, console: Console) -> None:
     console.print(_writing(result))
     for key, title in result.titles.items():
         console.print(f"{key}: {title}", style="dim")
-    console.print("µs: CPU time for one event, of the writing process and of Postgres", style="dim")
+    console.print("µs: CPU time for one event, of the process that writes and of Postgres (PG)", style="dim")
     if result.missing:
         console.print(f"mcp-persist is not there: {result.missing}", style="yellow")
     console.print(f"\n[bold]A backlog of {result.backlog:,} events, read again[/bold]")
@@ -143,9 +143,9 @@ def show_journal(result: JournalResult, console: Console) -> None:
 
 def _writing(result: JournalResult) -> Table:
     # 80 columns: it is to be pasted into issues.
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("", no_wrap=True)
-    for name in ("events/s", "÷ raw", "÷ mcp-persist", "µs", "Postgres µs", "statements"):
+    for name in ("events/s", "÷ raw", "÷ mcp-persist", "µs", "PG µs", "statements"):
         table.add_column(name, justify="right", no_wrap=True)
     for key, turns in result.written.items():
         ratios, postgres, statements = result.ratios(key), _postgres(turns), _statements(turns)
@@ -153,7 +153,7 @@ def _writing(result: JournalResult) -> Table:
         table.add_row(
             key,
             f"{result.rate(key):,.0f}",
-            f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+            f"{median(ratios):.2f}",
             "" if by_peer is None else f"{by_peer:.1f}",
             f"{1e6 * median(turn.cpu / turn.events for turn in turns):.1f}",
             "" if postgres is None else f"{1e6 * postgres:.1f}",
@@ -163,7 +163,7 @@ def _writing(result: JournalResult) -> Table:
 
 
 def _replaying(result: JournalResult) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("", no_wrap=True)
     for name in ("ms", "events/s", "µs an event", "÷ raw"):
         table.add_column(name, justify="right", no_wrap=True)

@@ -119,8 +119,9 @@ class Raw:
             await connection.close()
 
     async def write(self, seconds: float) -> Written:
-        events, until = 0, time.perf_counter() + seconds
+        events = 0
         with self._meter.measuring() as written:
+            until = time.perf_counter() + seconds
             while time.perf_counter() < until:
                 session_id, stream_id = self._sessions[events // AT_ONCE % SESSIONS], new_stream_id()
                 await self._connection.execute(

@@ -122,5 +122,5 @@ PARTS = {
 }
 
 # What runs when nothing is named, and with --all.
-DEFAULT = ("calls",)
-USUAL = ("calls", "store", "news", "failover")
+DEFAULT = ("calls", "journal")
+USUAL = ("calls", "journal", "store", "news", "failover")

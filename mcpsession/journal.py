@@ -181,9 +181,10 @@ class Journal:
                 if not self._is_full():
                     with anyio.move_on_after(_LINGER):
                         await self._urgent.wait()
-                if self._urgent.is_set():
+                is_waited_for = self._urgent.is_set()
+                if is_waited_for:
                     self._urgent = anyio.Event()
-                await self._write_some()
+                await self._write_some(is_waited_for=is_waited_for)
             self._shrink()
             await self._wake.wait()
             self._wake = anyio.Event()
@@ -197,7 +198,7 @@ class Journal:
         if self.has_room:
             self._room.set()
 
-    async def _write_some(self) -> None:
+    async def _write_some(self, *, is_waited_for: bool) -> None:
         writers: list[Part] = []
         size = 0
         while self._dirty and len(writers) < _BATCH_STREAMS and size < _BATCH_BYTES:
@@ -206,6 +207,9 @@ class Journal:
             if not writer.closed:
                 size += writer.pending_size
                 writers.append((writer, writer.take()))
+        if is_waited_for and (self._dirty or len(self._standalone) > _BATCH_STREAMS):
+            # Whoever is waited for may be among those that found no place.
+            self._urgent.set()
         if writers:
             await self._batches.write(writers, self._me())
         if self._standalone:
@@ -232,6 +236,7 @@ class Journal:
                         return len(some[0].event.message)
                     # One at a time: the culprit is dropped, the others keep their order.
                     self._standalone.extendleft(reversed(some[1:]))
+                    self._urgent.set()
                     some = some[:1]
                 except StoreUnavailableError as error:
                     logger.warning("the journal waits %.1f s: %s", pause, error)

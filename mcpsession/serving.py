@@ -10,6 +10,7 @@ import anyio
 import anyio.abc
 
 from mcpsession.contracts import Doorbell
+from mcpsession.journal import Journal
 from mcpsession.periodic import every
 from mcpsession.sdk.standalone_looks import look_on
 from mcpsession.settings import Settings
@@ -26,10 +27,12 @@ async def serving(wiring: Wiring, doorbell: Doorbell, settings: Settings) -> Asy
     parts, reaper, control = wiring.parts, wiring.reaper, wiring.control
     # What an earlier run of this layer knew nobody has kept true since.
     parts.cache.clear()
-    async with anyio.create_task_group() as tasks:
+    # Cancelled with the rest it could not be flushed, and clients have what is in it.
+    writing = anyio.CancelScope(shield=True)
+    async with anyio.create_task_group() as tasks, _cancelled_at_last(writing):
         await tasks.start(_listen, wiring, doorbell)
         tasks.start_soon(parts.post_office.run)
-        tasks.start_soon(parts.journal.run)
+        tasks.start_soon(_write_on, parts.journal, writing)
         tasks.start_soon(parts.broadcaster.run)
         tasks.start_soon(lambda: every(settings.touch_flush, parts.touches.flush, name="touching sessions"))
         tasks.start_soon(lambda: every(wiring.poll_every, wiring.poll, name="polling"))
@@ -46,6 +49,19 @@ async def serving(wiring: Wiring, doorbell: Doorbell, settings: Settings) -> Asy
         finally:
             await _end(wiring)
             tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _cancelled_at_last(scope: anyio.CancelScope) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        scope.cancel()
+
+
+async def _write_on(journal: Journal, scope: anyio.CancelScope) -> None:
+    with scope:
+        await journal.run()
 
 
 async def _end(wiring: Wiring) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -153,6 +154,10 @@ class PostgresSessions:
         if row is None:
             return None
         values = dict(row)
+        # Thousands are kept, of a few kinds of clients: their texts are kept once, while any of them is.
+        for shared in ("client_params", "protocol_version"):
+            if values[shared] is not None:
+                values[shared] = sys.intern(values[shared])
         return Session(metadata=json.loads(values.pop("metadata")), namespace=self._namespace, **values)
 
     async def touch(

@@ -17,7 +17,7 @@ from mcp.server.transport_security import DEFAULT_MAX_REQUEST_BODY_SIZE
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match, Route
+from starlette.routing import Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mcpsession.errors import ConfigurationError
@@ -157,7 +157,7 @@ def _lead_straight(app: Starlette, endpoint: StreamableHTTPASGIApp) -> None:
             if scope["type"] == "http" and scope["path"] == route.path and not scope.get("root_path"):
                 scope["router"], scope["route"] = app.router, route
                 scope["endpoint"], scope["path_params"] = route.endpoint, {}
-                await endpoint(scope, receive, send)
+                await route.app(scope, receive, send)
             else:
                 await stack(scope, receive, send)
 
@@ -167,9 +167,13 @@ def _lead_straight(app: Starlette, endpoint: StreamableHTTPASGIApp) -> None:
 
 
 def _way_to(app: Starlette, endpoint: StreamableHTTPASGIApp) -> Route | None:
-    """The route that is the endpoint itself, if it comes first for its path, and for every method."""
+    """The route that is the endpoint itself, if it comes first for its path, and for every method and host."""
     route = next((one for one in app.routes if getattr(one, "endpoint", None) is endpoint), None)
-    if not isinstance(route, Route) or route.methods:
+    if not isinstance(route, Route) or route.methods or route.param_convertors:
+        return None
+    earlier = app.routes[: app.routes.index(route)]
+    if any(type(one) not in (Route, Mount, WebSocketRoute) for one in earlier):
+        # What looks at more than the path (a Host does) may want some of its requests.
         return None
     asked = {"type": "http", "method": "POST", "path": route.path}
     first = next(one for one in app.routes if one.matches(asked)[0] is not Match.NONE)

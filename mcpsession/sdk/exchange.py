@@ -166,10 +166,14 @@ class Exchange:
     def _enter(self) -> None:
         if self._moment is not None:
             self._moment.cancel()
-        if self._writer is None and self._mode != "json" and not self.response.answer:
+        if self._writer is None and self._mode != "json" and not self.response.is_over:
             request_ids = (wire.dump_id(self.request_id),)
             writer = self._parts.journal.open(self._session_id, request_ids, self, method_text(self.method))
             self._writer = self.response.writer = writer
+
+    def decline(self) -> None:
+        """Its handler will not run: the stream, which may be on its way into the log, must have its end."""
+        self._finish(self._interrupted())
 
     async def emit(self, message: dict[str, Any], *, request_of: ReplicaId | None = None) -> None:
         """Append a message to the stream. Waits while the journal or the socket is full; dropped after the answer.

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import anyio
+
 from mcpsession.errors import LayerClosedError
 
 
@@ -30,8 +32,11 @@ class Handlers:
         finally:
             self._loop = None
             try:
-                while self._tasks:
-                    await asyncio.wait(self._tasks)
+                # Also when whoever leaves was cancelled: they were told, and what they shield, as a last word to their
+                # client, they may do.
+                with anyio.CancelScope(shield=True):
+                    while self._tasks:
+                        await asyncio.wait(self._tasks)
             finally:
                 # Of whoever cannot even wait.
                 for task in self._tasks:

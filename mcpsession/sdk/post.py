@@ -164,6 +164,7 @@ class RequestRunner:
         try:
             self._handlers.start(exchange.run(served.call, current))
         except LayerClosedError:
+            exchange.decline()
             served.finished()
             raise
         if parts.settings.call_timeout is not None:

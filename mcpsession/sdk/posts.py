@@ -137,6 +137,11 @@ class Posts:
                 if session in parts.ended:
                     # It ended while this request was on its way here, before its end could find the request.
                     session = await find_session(parts, request.scope, fields, send)
+                    if session is not None and session in parts.ended:
+                        # The store says that it lives: a fail-over lost its end, which was promised, and which asking
+                        # again does not bring back.
+                        await wire.refuse(send, 404, wire.NOT_FOUND, request_id=request_id)
+                        return
         finally:
             parts.in_flight.leave_arriving(key, request_id, exchange)
         if session is not None:

@@ -67,6 +67,11 @@ class Response:
         """Empty while there is none."""
         return self._answer
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it has its answer, or will have none: nothing more begins for its sake."""
+        return bool(self._answer) or self._cut
+
     def of(self, session_id: str, *, primes: bool) -> None:
         """Say whose it is, and whether its client takes priming events."""
         self._session_id, self._primes = session_id, primes

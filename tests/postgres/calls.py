@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 
 from mcpsession.errors import LimitExceededError
 from mcpsession.event_records import Entry
@@ -135,7 +134,7 @@ async def _log(backend: PostgresBackend) -> None:
     [talker] = live(100_115)
     await backend.log.write(opened(talker, "talk", *["{}"] * 20), producer=LIVE)
     [talk] = appended(talker, "talk", 20, "{}").appended
-    await backend.log.write(Batch(appended=[replace(talk, trimmed=10)]), producer=LIVE)
+    await backend.log.write(Batch(appended=[talk._replace(trimmed=10)]), producer=LIVE)
     await backend.log.append_standalone([(full, NewEvent("{}"))])
 
 

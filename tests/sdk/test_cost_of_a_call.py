@@ -14,9 +14,12 @@ from mcp.server.transport_security import TransportSecuritySettings
 from opentelemetry import trace
 from starlette.middleware import Middleware
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Host
 
 from mcpsession.sdk.security import TransportSecurity
 from mcpsession.sdk.wire import fields_of
+from tests.sdk.asgi_client import request
 from tests.sdk.replicas import Client, replica
 
 MANY = 50
@@ -174,6 +177,9 @@ async def test_a_handler_that_comes_after_the_end_is_refused_and_not_left_in_fli
                 await response.ended()
         assert 503 == response.status
         assert 0 == len(one.parts.in_flight)
+        await one.parts.journal.flushed()
+        # Its stream had been begun: it has its end, too, or its id would be taken for as long as the layer runs.
+        assert {} == one.parts.journal._open
 
 
 async def test_what_is_not_the_endpoints_own_path_goes_through_the_app(here):
@@ -222,3 +228,25 @@ async def test_calls_wait_while_the_journal_is_full_and_nothing_piles_up(databas
                 assert answered < 10
                 log.before["write"].open()
         assert 20 == answered
+
+
+async def test_what_stands_before_the_endpoint_or_around_its_route_is_asked_as_ever(database_url):
+    """A Host route looks at a header; whoever wraps a route, with authentication say, means all of its requests."""
+    seen: list[str] = []
+
+    async def other(scope: Any, receive: Any, send: Any) -> None:
+        await PlainTextResponse("another app")(scope, receive, send)
+
+    async with replica(database_url) as one:
+        route = next(route for route in one.app.routes if getattr(route, "path", "") == "/mcp")
+        route.app = _Seen(route.app, seen)
+        with anyio.fail_after(5):
+            await _echo(await Client().initialize(one), one)
+    assert ["http"] * 3 == seen
+
+    async with replica(database_url) as one:
+        one.app.router.routes.insert(0, Host("other.example", app=other))
+        with anyio.fail_after(5):
+            async with request(one.app, "GET", headers={"host": "other.example"}) as response:
+                assert b"another app" == await response.ended()
+            await _echo(await Client().initialize(one), one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from mcpsession.sdk.handlers import Handlers
 from tests.sdk.gates import settle
 from tests.sdk.replicas import logged, text_of
 
@@ -131,3 +132,27 @@ async def test_f32_of_two_live_requests_with_one_id_on_two_replicas_one_runs_to_
             assert 0 == len(there.parts.in_flight)
             release.set()
             assert "ran" == text_of(await first.message())
+
+
+async def test_what_a_handler_shields_is_done_also_if_whoever_runs_the_replica_is_cancelled():
+    handlers, of_it, cleaned = Handlers(), anyio.CancelScope(), []
+    began = anyio.Event()
+
+    async def handler():
+        with of_it:
+            began.set()
+            try:
+                await anyio.sleep_forever()
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await settle()
+                    cleaned.append("up")
+
+    with anyio.fail_after(5):
+        with anyio.CancelScope() as whole:
+            async with handlers.running():
+                handlers.start(handler())
+                await began.wait()
+                of_it.cancel()
+                whole.cancel()
+    assert ["up"] == cleaned

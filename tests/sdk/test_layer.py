@@ -6,11 +6,13 @@ import time
 from pathlib import Path
 
 import anyio
+import asyncpg
 import pytest
 
 from mcpsession import SessionLayer
 from mcpsession.errors import ConfigurationError, SchemaError, StoreUnavailableError
 from mcpsession.records import Admission, Session
+from tests.sdk.replicas import Client, replica
 
 FAST = {"beat": 0.05, "dead_after": 0.3, "fence_margin": 0.1}
 
@@ -127,3 +129,24 @@ async def test_an_embedded_url_starts_a_private_postgres_with_its_tables_and_kee
     async with SessionLayer.from_url(url) as layer:
         assert "ok" == layer.health().status
         assert await layer.sessions.get("s") is not None
+
+
+async def test_what_clients_have_is_in_the_log_also_if_the_layer_is_cancelled(database_url: str) -> None:
+    """The journal lingers for what nobody waits for; a cancellation of whoever runs the layer must not end it first."""
+    with anyio.fail_after(20), anyio.CancelScope() as scope:
+        async with replica(database_url) as one:
+            client = await Client().initialize(one)
+            await one.parts.journal.flushed()
+            async with client.call(one, "", tool="echo", id="last", arguments={"text": "x"}) as response:
+                await response.ended()
+            scope.cancel()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    connection = await asyncpg.connect(database_url)
+    try:
+        rows = await connection.fetch(
+            "SELECT finished_at IS NOT NULL AS finished FROM mcpsession.streams WHERE request_ids = $1", ['"last"']
+        )
+    finally:
+        await connection.close()
+    assert [True] == [row["finished"] for row in rows]

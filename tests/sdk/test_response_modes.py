@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from mcpsession.errors import ConfigurationError
+from mcpsession.sdk import exchange
 from mcpsession.settings import Settings
 from tests.sdk.gates import settle
 from tests.sdk.replicas import Client, replica, text_of
@@ -123,6 +124,32 @@ async def test_a_call_in_auto_is_in_flight_until_it_is_answered(auto, caller):
             await response.ended()
         await settle()
     assert 0 == len(auto.parts.in_flight)
+
+
+async def test_a_call_that_is_severed_within_the_moment_enters_no_stream(database_url, auto, caller, monkeypatch):
+    """Others have recorded this replica's death; what a handler that does not listen says then is nobody's."""
+    monkeypatch.setattr(exchange, "_MOMENT", 3600.0)
+    began, go_on = anyio.Event(), anyio.Event()
+
+    async def script(ctx):
+        with anyio.CancelScope(shield=True):
+            began.set()
+            await go_on.wait()
+            await ctx.report_progress(1)
+
+    auto.scripts["deaf"] = script
+    await auto.parts.journal.flushed()
+    before = await _streams(database_url, caller.session_id)
+    with anyio.fail_after(5):
+        async with caller.call(auto, "deaf", token="t") as response:
+            await began.wait()
+            auto.parts.in_flight.sever_all()
+            await response.ended()
+            go_on.set()
+            await auto.parts.in_flight.finished()
+    assert 500 == response.status
+    await auto.parts.journal.flushed()
+    assert before == await _streams(database_url, caller.session_id)
 
 
 def test_auto_and_strict_exclude_each_other():

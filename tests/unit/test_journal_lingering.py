@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from mcpsession import journal as journal_module
-from mcpsession.errors import StoreUnavailableError
+from mcpsession.errors import StoreError, StoreUnavailableError
 from mcpsession.memory.backend import MemoryBackend
 from mcpsession.settings import Settings
 from tests.sdk.gates import settle, until
@@ -143,3 +143,28 @@ async def test_what_came_while_a_batch_was_in_flight_ages_from_when_it_came(worl
     assert before >= 0.05
     await world.journal.flushed()
     assert (0.0, True) == (world.journal.age, second.in_log)
+
+
+@pytest.mark.usefixtures("for_ever")
+async def test_what_found_no_place_in_a_batch_that_was_waited_for_does_not_linger() -> None:
+    """A batch takes 256 streams, or 256 KB, and 256 standalone messages."""
+    async with World(MemoryBackend(Settings()), durability="strict").running() as world:
+        writers = [world.open(number)[0] for number in range(300)]
+        await until(lambda: writers[-1].in_log)
+
+        for writer in writers[:3]:
+            writer.append('"%s"' % ("x" * 200_000), final=True)
+        await until(lambda: writers[2].closed)
+
+        for number in range(600):
+            world.journal.append_standalone(world.session, f'"{number}"')
+        await world.journal.told(world.session)
+
+
+@pytest.mark.usefixtures("for_ever")
+async def test_what_waits_behind_a_standalone_message_that_cannot_be_stored_does_not_linger(world: World) -> None:
+    bad = StoreError("a test says so", sqlstate="22021")
+    world.log.failing["append_standalone"] = lambda some: bad if '"bad"' in [one.message for _, one in some] else None
+    for text in ('"bad"', '"one"', '"two"'):
+        world.journal.append_standalone(world.session, text)
+    await world.journal.told(world.session)
