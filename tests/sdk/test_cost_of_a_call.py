@@ -20,7 +20,7 @@ from starlette.routing import Host
 from mcpsession.sdk.security import TransportSecurity
 from mcpsession.sdk.wire import fields_of
 from tests.sdk.asgi_client import request
-from tests.sdk.replicas import Client, replica
+from tests.sdk.replicas import Client, replica, signed_in
 
 MANY = 50
 
@@ -250,3 +250,19 @@ async def test_what_stands_before_the_endpoint_or_around_its_route_is_asked_as_e
             async with request(one.app, "GET", headers={"host": "other.example"}) as response:
                 assert b"another app" == await response.ended()
             await _echo(await Client().initialize(one), one)
+
+
+async def test_a_session_in_the_cache_is_still_only_its_owners(here):
+    alice, mallory = signed_in(here, "alice"), signed_in(here, "mallory")
+    with anyio.fail_after(10):
+        client = await Client().initialize(alice)
+        await _echo(client, alice)
+        # The way that a session takes from the cache waits for nothing, and asks for its owner all the same.
+        assert here.parts.cache.peek(client.session_id) is not None
+        for stranger in (mallory, here):
+            async with client.echo(stranger) as response:
+                await response.ended()
+            assert 404 == response.status
+        async with client.echo(alice) as response:
+            await response.ended()
+        assert 200 == response.status
