@@ -30,7 +30,7 @@ def recall(parts: Parts, scope: Scope, fields: Fields) -> Session | None:
     if value is None or len(value) > parts.settings.max_id_length:
         return None
     session = parts.cache.peek(value.decode("latin-1"))
-    if session is None or not _is_sound(parts, session, scope):
+    if session is None or not _is_the_callers(session, scope) or _is_near_its_end(parts, session):
         return None
     return session
 
@@ -52,7 +52,7 @@ async def find_session(parts: Parts, scope: Scope, fields: Fields, send: Send) -
         await wire.refuse(send, 400, f"Bad Request: Mcp-Session-Id must be {rule}")
         return None
     session = await parts.cache.load(session_id)
-    if session is None or session.owner != owner_of(scope) or session.failure is not None:
+    if session is None or not _is_the_callers(session, scope):
         await wire.refuse(send, 404, wire.NOT_FOUND)
         return None
     if _is_near_its_end(parts, session) and not await parts.touches.touch(session_id):
@@ -61,8 +61,9 @@ async def find_session(parts: Parts, scope: Scope, fields: Fields, send: Send) -
     return session
 
 
-def _is_sound(parts: Parts, session: Session, scope: Scope) -> bool:
-    return session.owner == owner_of(scope) and session.failure is None and not _is_near_its_end(parts, session)
+def _is_the_callers(session: Session, scope: Scope) -> bool:
+    """Whether it may be used, and by whoever asks."""
+    return session.owner == owner_of(scope) and session.failure is None
 
 
 def _is_near_its_end(parts: Parts, session: Session) -> bool:

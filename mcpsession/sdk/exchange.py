@@ -150,7 +150,6 @@ class Exchange:
             self.response.refuse(500, text)
         self._ending = self._ending or str(error or StreamLostError())
         self._handler.cancel()
-        self.response.wake()
 
     # What its handler sends
 

@@ -1,4 +1,4 @@
-"""POST: a request, a notification, or an answer, of a session that may have begun on any replica."""
+"""How requests and notifications of live sessions are run: through the SDK's kernel, with our context."""
 
 from __future__ import annotations
 
